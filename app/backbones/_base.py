@@ -1,0 +1,35 @@
+"""What every backbone is: a frozen or trainable network from inputs to embeddings."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+Modality = Literal["image", "text", "vector"]
+
+
+class Backbone(nn.Module, ABC):
+    """A network that turns inputs into embeddings.
+
+    `input_shape` is the shape of one example as the codec delivers it; `None` is an axis of any
+    size. With `pads`, examples of different sizes are zero-padded at the end to the longest of a
+    batch, and `forward` must not let the padding change an answer. Without it, examples of different
+    sizes never share a batch. `dim` is the embedding's size; `None` means that of the input.
+
+    Images arrive as uint8 (channels, height, width), 0..255: normalisation is the backbone's, so that
+    a quarter of the bytes travel to the device. Texts arrive as int64 token ids, 0 is padding.
+    """
+
+    modality: ClassVar[Modality]
+    input_shape: tuple[int | None, ...]
+    dim: int | None
+    pads: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:
+        """Embed `n` inputs. Row `i` depends on input `i` alone in evaluation mode."""
+
+    def micro_batch_examples(self, device_type: str) -> int:
+        """How many examples one forward should hold on this kind of device ("cpu", "cuda")."""
+        return 64 if device_type == "cpu" else 512

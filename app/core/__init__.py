@@ -1,0 +1,1 @@
+"""Types that everyone shares; imports nothing of the project."""
