@@ -12,7 +12,6 @@ class Limits:
     examples: int = 20_000
     inputs: int = 1_000
     label_characters: int = 200
-    name_characters: int = 200
     text_characters: int = 100_000
     image_size_bytes: int = 20 * 1024 * 1024
     image_pixels: int = 50_000_000

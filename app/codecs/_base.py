@@ -1,0 +1,154 @@
+"""What every codec is: from an input as it came to a tensor on the CPU."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal, NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.backbones._base import Modality
+from app.codecs._errors import TooManyInputs, WrongKind
+from app.core.errors import Fault, ImprintError
+from app.core.limits import Limits
+
+MOST_FAULTS: Final = 20
+"""How many faults one answer lists: enough to see what went wrong, and a bounded answer."""
+
+_FIELDS: Final = {
+    "image": "image_b64 (base64) or the file's bytes",
+    "text": "text",
+    "vector": "vector (a list of numbers)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class RawInput:
+    """One input as it came, not yet decoded.
+
+    `content` is bytes for "bytes", a string for "base64" and "text", a list of numbers (or a
+    float array of one axis) for "vector"; it is not checked here. `pointer` is the JSON pointer to it. `media_type`
+    is what the caller declared: codecs look at the content and don't trust it.
+    """
+
+    kind: Literal["bytes", "base64", "text", "vector"]
+    content: bytes | str | Sequence[object] | NDArray[np.floating]
+    pointer: str
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedInput:
+    """One input, decoded.
+
+    `tensor` is one example in the backbone's input form, without a batch axis. `content` is what to
+    store: the image file as sent, the UTF-8 of the text, the little-endian float32 of the vector.
+    A `RawInput` of kind "bytes" with `content` and `media_type` decodes to the same again.
+    `sha256` is that of `content`, hex. `truncated`: the backbone sees the beginning only.
+    """
+
+    tensor: Shaped[Tensor, "..."]
+    content: bytes
+    sha256: str
+    media_type: str
+    truncated: bool = False
+
+
+def decoded(tensor: Tensor, content: bytes, media_type: str, *, truncated: bool = False) -> DecodedInput:
+    """A `DecodedInput` with the hash of its content."""
+    return DecodedInput(tensor, content, hashlib.sha256(content).hexdigest(), media_type, truncated)
+
+
+class Codec(ABC):
+    """Turns inputs of one modality into tensors. Holds no state between calls: safe on many threads.
+
+    Every method is synchronous and uses the CPU alone: call it from a thread pool.
+    """
+
+    modality: ClassVar[Modality]
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+    @abstractmethod
+    def decode(self, raw: RawInput) -> DecodedInput:
+        """Decode one input. Raises: an `ImprintError` with the input's pointer, and nothing else."""
+
+    def decode_many(self, raws: Sequence[RawInput]) -> Iterator[DecodedInput | ImprintError]:
+        """Decode each input, lazily; where one is bad, its error takes its place."""
+        for raw in raws:
+            try:
+                yield self.decode(raw)
+            except ImprintError as error:
+                yield error
+
+    def check_together(self, raws: Sequence[RawInput], inputs: Sequence[DecodedInput]) -> None:
+        """Refuse inputs that are each right but do not fit one another. By default all fit."""
+        del raws, inputs
+
+    def expecting(self, dim: int | None) -> "Codec":
+        """The same codec, held to vectors of `dim` numbers; images and texts have one size anyway."""
+        del dim
+        return self
+
+    def stack(self, tensors: Sequence[Shaped[Tensor, "..."]]) -> Shaped[Tensor, "n ..."]:
+        """Make one batch of at least one example, padded where the modality pads."""
+        return torch.stack(list(tensors))
+
+    def refuse_kind(self, raw: RawInput) -> NoReturn:
+        """Say which kind of input this codec reads. Raises: `WrongKind`."""
+        raise WrongKind(
+            f"This backbone reads inputs of the modality {self.modality!r}: "
+            f"send {_FIELDS[self.modality]}, not {raw.kind}.",
+            pointer=raw.pointer,
+        )
+
+
+def decode_inputs(codec: Codec, raws: Sequence[RawInput]) -> list[DecodedInput]:
+    """Decode the inputs of one request, in order.
+
+    Raises: `TooManyInputs`; else one error that lists the faults (20 at most) of all bad inputs of
+    the same family as the first bad one.
+    """
+    if len(raws) > codec.limits.inputs:
+        raise TooManyInputs(f"{len(raws)} inputs are given; the limit is {codec.limits.inputs} a request.")
+    return decode_all(codec, raws)
+
+
+def decode_all(codec: Codec, raws: Sequence[RawInput]) -> list[DecodedInput]:
+    """`decode_inputs` without the limit on their number."""
+    inputs: list[DecodedInput] = []
+    errors: list[ImprintError] = []
+    for result in codec.decode_many(raws):
+        if isinstance(result, DecodedInput):
+            inputs.append(result)
+        elif not errors or _family(result) is _family(errors[0]):
+            errors.append(result)
+            if len(errors) == MOST_FAULTS:
+                break
+    if errors:
+        raise together(errors)
+    codec.check_together(raws, inputs)
+    return inputs
+
+
+def together(errors: Sequence[ImprintError]) -> ImprintError:
+    """One error for several of one family: it keeps their common code, and every fault (20 at most)."""
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    faults: list[Fault] = [fault for error in errors for fault in error.faults][:MOST_FAULTS]
+    kind = type(first) if all(type(error) is type(first) for error in errors) else _family(first)
+    several = f"at least {len(errors)}" if len(errors) == MOST_FAULTS else str(len(errors))
+    return kind(f"{first.detail} ({several} inputs or labels are at fault: see errors.)", faults=faults)
+
+
+def _family(error: ImprintError) -> type[ImprintError]:
+    """The direct subclass of `ImprintError` that decides the status."""
+    lineage = type(error).__mro__
+    return lineage[lineage.index(ImprintError) - 1]
