@@ -1,0 +1,96 @@
+"""Work that is under way in the engine, and the pieces it is computed in."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias, final
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from app.backbones._base import Backbone
+from app.core.episode import Features
+from app.engine.mailbox import Mailbox
+from app.engine.work import Outcome, Work
+
+BatchKey: TypeAlias = tuple[str, tuple[int, ...] | None, torch.dtype]
+"""Works may share a forward when these agree: backbone, sizes of the axes that are not padded, type."""
+
+
+def batch_key(work: Work[Any], backbone: Backbone) -> BatchKey:
+    """The key of a work; without rows it needs no forward and fits with all of its kind.
+
+    Raises: `ValueError` for inputs of another number of axes than the backbone takes.
+    """
+    inputs = work.inputs
+    if not len(inputs):
+        return (work.backbone, None, inputs.dtype)
+    sizes = inputs.shape[1:]
+    if len(sizes) != len(backbone.input_shape):
+        raise ValueError(f"inputs of shape {tuple(inputs.shape)} for a backbone of {backbone.input_shape}")
+    if backbone.pads:
+        fixed = tuple(size for size, wanted in zip(sizes, backbone.input_shape, strict=True) if wanted is not None)
+        return (work.backbone, fixed, inputs.dtype)
+    return (work.backbone, tuple(sizes), inputs.dtype)
+
+
+@final
+@dataclass(eq=False, slots=True)
+class Pending:
+    """A work with the caller that waits for it. `taken` rows of it were handed out in batches."""
+
+    work: Work[Any]
+    key: BatchKey
+    mailbox: Mailbox
+    future: "asyncio.Future[Outcome[Any]]"
+    queued_at_s: float = field(default_factory=time.monotonic)
+    taken: int = 0
+    device_s: float = 0.0
+    finished: bool = False
+    """Succeeded, failed or dropped: nothing of it is to be computed any more."""
+    parts: list[Features] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Rows still to be handed out; a work without rows counts as one."""
+        return self.work.cost_examples - self.taken
+
+    def expired(self, now_s: float) -> bool:
+        """Is its deadline over?"""
+        return self.work.deadline_s is not None and now_s >= self.work.deadline_s
+
+    def features(self) -> Features:
+        """All embeddings, in the order of the inputs; gives them away."""
+        parts, self.parts = self.parts, []
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def outcome(self, value: object) -> Outcome[Any]:
+        """A result with the seconds that it took until now."""
+        queue_s = max(0.0, time.monotonic() - self.queued_at_s - self.device_s)
+        return Outcome(value, queue_s, self.device_s)
+
+    def succeed(self, outcome: Outcome[Any]) -> None:
+        """Hand the result to the caller."""
+        self.finished = True
+        self.mailbox.post(self.future, outcome, None)
+
+    def fail(self, error: Exception) -> None:
+        """Hand an error to the caller."""
+        self.finished = True
+        self.parts = []
+        self.mailbox.post(self.future, None, error)
+
+
+@final
+class Slice(NamedTuple):
+    """Rows `start` to `stop` of one work, to be computed in one batch."""
+
+    pending: Pending
+    start: int
+    stop: int
+
+    @property
+    def inputs(self) -> Shaped[Tensor, "_ ..."]:
+        """The rows themselves, on the CPU."""
+        return self.pending.work.inputs[self.start : self.stop]

@@ -1,0 +1,167 @@
+"""The engine: asyncio on one side, the device thread on the other, a supervisor beside it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from threading import Event, Thread
+from typing import Any, TypeVar, final
+
+import torch
+
+from app.backbones._base import Backbone
+from app.core.errors import DeadlinePassed, UnknownName
+from app.engine.device import DeviceThread
+from app.engine.errors import Draining, EngineDown
+from app.engine.executors.torch_executor import TorchExecutor
+from app.engine.mailbox import Mailbox
+from app.engine.observer import EngineObserver, NullObserver
+from app.engine.pending import Pending, batch_key
+from app.engine.queue import WorkQueue
+from app.engine.state_cache import StateCache
+from app.engine.work import EngineSettings, Health, Outcome, Work
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+BATCH_EXAMPLES = {"cpu": 64, "cuda": 512}
+TICK_S = 0.5
+"""How often the supervisor looks for a hang and for passed deadlines; a death wakes it at once."""
+
+
+@final
+class Engine:
+    """Runs works on one device. `start` and `stop` it once; `run` from one event loop or several.
+
+    A request is always answered: when the device thread dies or hangs, all that wait get `EngineDown`
+    and a new thread takes over.
+    """
+
+    def __init__(
+        self,
+        backbones: Mapping[str, Backbone],
+        *,
+        device: torch.device,
+        settings: EngineSettings | None = None,
+        observer: EngineObserver | None = None,
+    ) -> None:
+        self.device = device
+        self.settings = settings or EngineSettings()
+        self._backbones = dict(backbones)
+        self._observer: EngineObserver = observer or NullObserver()
+        self.states = StateCache(self.settings.state_cache_bytes, self._observer)
+        batch_examples = self.settings.batch_examples or BATCH_EXAMPLES.get(device.type, BATCH_EXAMPLES["cuda"])
+        self._queue = WorkQueue(self.settings.queue_examples, batch_examples)
+        self._executors: dict[str, TorchExecutor] = {}
+        self._thread: DeviceThread | None = None
+        self._supervisor = Thread(target=self._supervise, name="imprint-supervisor", daemon=True)
+        self._wake = Event()
+        self._stopped = Event()
+        self._down = "The engine has not been started."
+        self._restarts = 0
+        self._mailbox: Mailbox | None = None
+
+    def start(self) -> None:
+        """Move the backbones to the device and begin to take work. Raises `RuntimeError` the second time."""
+        if self._thread is not None:
+            raise RuntimeError("an engine starts once")
+        # The device thread does not run yet, so the device still has one owner.
+        for name, backbone in self._backbones.items():
+            self._executors[name] = TorchExecutor(backbone, self.device, self.settings.micro_batch_tokens)
+        thread = self._new_thread()
+        self._queue.hand_over(thread)
+        self._thread = thread
+        self._down = ""
+        thread.start()
+        self._supervisor.start()
+
+    def stop(self, drain_timeout_s: float) -> None:
+        """Refuse new works, finish the queued ones, end. What is left after the timeout fails with `Draining`.
+
+        Blocks; may be called twice, and before `start`.
+        """
+        self._queue.close()
+        if self._thread is None:
+            return
+        self._supervisor.join(drain_timeout_s)
+        self._stopped.set()
+        self._wake.set()
+        self._thread.retired = True
+        for pending in self._queue.hand_over(None):
+            pending.fail(Draining("The server shut down before the request was computed.", retry_after_s=1.0))
+        self._supervisor.join()
+
+    async def run(self, work: Work[T]) -> Outcome[T]:
+        """Compute a work. A caller that is cancelled takes back what is not computed yet.
+
+        Raises: `Busy` when the queue is full, `Draining` after `stop`, `EngineDown` when the device
+        thread is lost, `DeadlinePassed`, `DeviceMemoryFull`, `EngineFailure`, `UnknownName` for the
+        backbone, `ValueError` for inputs of a wrong shape, and the head's own `ImprintError`.
+        """
+        backbone = self._backbones.get(work.backbone)
+        if backbone is None:
+            raise UnknownName(kind="backbone", name=work.backbone, known=list(self._backbones), pointer="/backbone")
+        if self._thread is None:
+            raise EngineDown(self._down, retry_after_s=1.0)
+        pending = self._pending(work, backbone)
+        if pending.expired(pending.queued_at_s):
+            raise DeadlinePassed("The deadline passed before the request reached the device.")
+        self._queue.put(pending)
+        try:
+            outcome: Outcome[T] = await pending.future
+        except asyncio.CancelledError:
+            self._queue.drop(pending)
+            raise
+        return outcome
+
+    def health(self) -> Health:
+        """How the engine is now; cheap."""
+        silent_s = self._thread.silent_s(time.monotonic()) if self._thread else 0.0
+        reason = self._down
+        if self._queue.closed:
+            reason = "The engine is shutting down."
+        elif silent_s > self.settings.hang_timeout_s:
+            reason = self._hang(silent_s)
+        return Health(not reason, reason, self._queue.examples, self._restarts, silent_s)
+
+    def _pending(self, work: Work[Any], backbone: Backbone) -> Pending:
+        loop = asyncio.get_running_loop()
+        mailbox = self._mailbox
+        if mailbox is None or mailbox.loop is not loop:
+            mailbox = self._mailbox = Mailbox(loop)
+        return Pending(work, batch_key(work, backbone), mailbox, loop.create_future())
+
+    def _new_thread(self) -> DeviceThread:
+        return DeviceThread(self._queue, self._executors, self._observer, self._wake.set)
+
+    def _supervise(self) -> None:
+        tick_s = min(TICK_S, self.settings.hang_timeout_s / 4)
+        while not self._stopped.is_set():
+            self._wake.wait(tick_s)
+            self._wake.clear()
+            thread = self._thread
+            if thread is None or thread.finished or self._stopped.is_set():
+                return
+            silent_s = thread.silent_s(time.monotonic())
+            if thread.ended:
+                self._replace(thread, "The device thread died.")
+            elif silent_s > self.settings.hang_timeout_s:
+                self._replace(thread, self._hang(silent_s))
+            self._queue.expire()
+
+    def _replace(self, thread: DeviceThread, reason: str) -> None:
+        self._down = reason
+        thread.retired = True
+        successor = self._new_thread()
+        for pending in self._queue.hand_over(successor):
+            pending.fail(EngineDown(f"{reason} It is being started again; try again.", retry_after_s=1.0))
+        self._restarts += 1
+        _logger.error("%s It is started again, restart %d.", reason, self._restarts)
+        self._observer.on_restart(reason)
+        self._thread = successor
+        successor.start()
+        self._down = ""
+
+    def _hang(self, silent_s: float) -> str:
+        return f"The device thread has shown no life for {silent_s:.1f} s."

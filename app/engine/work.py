@@ -1,0 +1,84 @@
+"""What the engine is asked for and what it gives back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from app.core.episode import Features
+
+T = TypeVar("T")
+
+Head: TypeAlias = Callable[[Features], T]
+"""Runs on the device thread, under `no_grad`, with the embeddings of one work's inputs (on the device).
+
+It must not leave references to tensors of others behind, and should give its result on the CPU.
+"""
+
+
+@dataclass(eq=False)
+class Work(Generic[T]):
+    """One request for the device: embed `inputs`, then run `head` on their features.
+
+    `inputs` are `n` rows on the CPU in the backbone's input form; with no rows the backbone is not
+    run and the head gets features of shape (0, dim). `deadline_s` is a `time.monotonic()` reading.
+    """
+
+    backbone: str
+    inputs: Shaped[Tensor, "n ..."]
+    head: Head[T]
+    deadline_s: float | None = None
+
+    @property
+    def cost_examples(self) -> int:
+        """What it takes from the queue's and the batch's budget."""
+        return max(1, len(self.inputs))
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """A head's result. `device_s` is spent in this work's forwards (shared with its batch-mates) and
+    its head, `queue_s` is all the rest of its stay in the engine."""
+
+    value: T
+    queue_s: float
+    device_s: float
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an operator may change about the engine. `None` chooses by the kind of device."""
+
+    queue_examples: int = 4096
+    """Examples that may wait; more is 429. One larger work is taken when nothing else waits."""
+    batch_examples: int | None = None
+    """Examples of one batch: 64 on a CPU, 512 on CUDA. New work waits for one batch at most."""
+    micro_batch_tokens: int | None = None
+    """Padded positions of one forward over inputs of mixed lengths: 2,048 on a CPU, 65,536 on CUDA."""
+    state_cache_bytes: int = 256 * 1024 * 1024
+    """Adapted states kept on the device."""
+    hang_timeout_s: float = 60.0
+    """A single forward or head that takes longer counts as hung, and the device thread is replaced."""
+
+    def __post_init__(self) -> None:
+        for name in ("queue_examples", "batch_examples", "micro_batch_tokens", "hang_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if self.state_cache_bytes < 0:
+            raise ValueError(f"state_cache_bytes must not be below 0, not {self.state_cache_bytes}")
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the engine is. `ok` while it takes work and its thread beats; a full queue is still ok."""
+
+    ok: bool
+    reason: str
+    """Empty while `ok`."""
+    queue_examples: int
+    restarts: int
+    last_beat_age_s: float
+    """Seconds since the device thread last showed life; 0 while it has nothing to do."""

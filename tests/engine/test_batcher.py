@@ -1,0 +1,76 @@
+"""The policy alone: what goes into the next batch."""
+
+import asyncio
+from collections.abc import Sequence
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.engine.batcher import plan
+from app.engine.mailbox import Mailbox
+from app.engine.pending import BatchKey, Pending, Slice
+from app.engine.work import Work
+
+KEY: BatchKey = ("a", (3,), torch.float32)
+
+
+def pending_of(sizes: Sequence[int], key: BatchKey = KEY) -> dict[Pending, None]:
+    loop = asyncio.new_event_loop()
+    try:
+        mailbox, future = Mailbox(loop), loop.create_future()
+    finally:
+        loop.close()
+    works = [Work(backbone=key[0], inputs=torch.zeros(size, 3), head=len) for size in sizes]
+    return {Pending(work, key, mailbox, future): None for work in works}
+
+
+def rows(slices: Sequence[Slice]) -> list[int]:
+    return [one.stop - one.start for one in slices]
+
+
+def test_nothing_pending_makes_no_batch() -> None:
+    assert plan({}, 64) == []
+
+
+def test_all_goes_into_one_batch_where_the_budget_allows() -> None:
+    assert rows(plan({KEY: pending_of([1, 30, 2])}, 64)) == [1, 30, 2]
+
+
+def test_a_large_work_gets_what_the_small_ones_leave() -> None:
+    assert rows(plan({KEY: pending_of([750, 1, 3])}, 64)) == [60, 1, 3]
+
+
+def test_two_large_works_share_equally() -> None:
+    assert rows(plan({KEY: pending_of([750, 1, 400])}, 65)) == [32, 1, 32]
+
+
+def test_a_work_without_rows_takes_a_place_and_no_rows() -> None:
+    assert rows(plan({KEY: pending_of([0, 5])}, 4)) == [0, 3]
+
+
+def test_a_batch_is_of_the_first_key_alone() -> None:
+    other: BatchKey = ("b", (3,), torch.float32)
+    groups = {other: pending_of([2], other), KEY: pending_of([2])}
+    assert [one.pending.key for one in plan(groups, 64)] == [other]
+
+
+def test_many_large_works_do_not_shut_out_a_late_small_one() -> None:
+    works = pending_of([*[100] * 20, 1])
+    batch = plan({KEY: works}, 8)
+    assert list(works)[-1] in [one.pending for one in batch]
+    assert next(iter(works)) in [one.pending for one in batch], "and the oldest is not starved by small ones"
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 32))
+def test_a_batch_is_full_or_holds_everything_and_is_max_min_fair(sizes: list[int], budget: int) -> None:
+    works = pending_of(sizes)
+    batch = plan({KEY: works}, budget)
+    taken = {one.pending: max(1, one.stop - one.start) for one in batch}
+    assert sum(taken.values()) == min(budget, sum(one.left for one in works))
+    assert [one for one in works if one in taken] == [one.pending for one in batch], "in the order of age"
+    for one, share in taken.items():
+        assert 1 <= share <= one.left
+        if share < one.left:
+            assert max(taken.values()) <= share + 1, "who gets less than it wants gets as much as anyone"
