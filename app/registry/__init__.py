@@ -1,0 +1,1 @@
+"""Stored tasks, their versions, examples and predictions. Import `Registry` from `app.registry.repository`."""
