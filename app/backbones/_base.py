@@ -1,6 +1,7 @@
 """What every backbone is: a frozen or trainable network from inputs to embeddings."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from jaxtyping import Float, Shaped
@@ -29,6 +30,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:
         """Embed `n` inputs. Row `i` depends on input `i` alone in evaluation mode."""
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over trained weights. A network whose weights others named overrides this to translate.
+
+        Raises: `RuntimeError` naming each key that is missing, unknown or of another shape.
+        """
+        self.load_state_dict(weights)
 
     def micro_batch_examples(self, device_type: str) -> int:
         """How many examples one forward should hold on this kind of device ("cpu", "cuda")."""

