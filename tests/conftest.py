@@ -3,7 +3,18 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+import structlog
+
+# Machines are noisy: no test of ours fails for being slow.
+hypothesis.settings.register_profile("imprint", deadline=None)
+hypothesis.settings.load_profile("imprint")
+
+structlog.configure(
+    processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer(["event"])],
+    logger_factory=structlog.PrintLoggerFactory(),
+)
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +27,11 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.fail(f"IMPRINT_DATA is {value!r}, which is not a folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own IMPRINT_ settings do not reach the tests."""
+    for name in os.environ:
+        if name.startswith("IMPRINT_") and name != "IMPRINT_DATA":
+            monkeypatch.delenv(name)

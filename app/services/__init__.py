@@ -1,0 +1,44 @@
+"""The use cases, wired together."""
+
+from dataclasses import dataclass
+
+from app.core.limits import Limits
+from app.engine.scheduler import Engine
+from app.registry.repository import Registry
+from app.services.adaptation import Adaptation
+from app.services.catalogue import Catalogue
+from app.services.directory import Directory
+from app.services.predict import PredictService
+from app.services.tasks import TaskService
+from app.services.transfer import TransferService
+from app.services.workers import Workers
+
+
+@dataclass(frozen=True, eq=False)
+class Services:
+    """All that the HTTP layer calls."""
+
+    registry: Registry
+    engine: Engine
+    catalogue: Catalogue
+    workers: Workers
+    limits: Limits
+    tasks: TaskService
+    predict: PredictService
+    transfer: TransferService
+
+
+def wire(registry: Registry, engine: Engine, catalogue: Catalogue, workers: Workers, limits: Limits) -> Services:
+    """Build every service over the same parts."""
+    directory = Directory(registry, workers)
+    adaptation = Adaptation(engine, catalogue, workers)
+    return Services(
+        registry=registry,
+        engine=engine,
+        catalogue=catalogue,
+        workers=workers,
+        limits=limits,
+        tasks=TaskService(registry, catalogue, adaptation, directory, workers, limits),
+        predict=PredictService(registry, engine, catalogue, directory, workers, limits),
+        transfer=TransferService(registry, engine, catalogue, directory, workers),
+    )

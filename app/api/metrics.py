@@ -1,0 +1,89 @@
+"""Prometheus metrics. Labels are routes, backbones and learners; never a task, a name or an id."""
+
+from typing import final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from app.engine.observer import BatchReport, CacheEvent
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@final
+class Metrics:
+    """All metrics of one server, and the engine's observer. Every app has its own registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self._requests = Counter("imprint_http_requests", "HTTP requests.", ["method", "route", "status"], registry=own)
+        self._request_seconds = Histogram(
+            "imprint_http_request_seconds", "Seconds to answer.", ["route"], buckets=SECONDS, registry=own
+        )
+        self._batches = Counter("imprint_batches", "Batches through a backbone.", ["backbone"], registry=own)
+        self._forwards = Counter("imprint_forwards", "Forward passes of a backbone.", ["backbone"], registry=own)
+        self._examples = Counter("imprint_examples", "Examples embedded.", ["backbone"], registry=own)
+        self._batch_works = Histogram(
+            "imprint_batch_works", "Requests that shared a batch.", ["backbone"], buckets=SIZES, registry=own
+        )
+        self._batch_seconds = Counter(
+            "imprint_batch_seconds", "Device seconds in backbones.", ["backbone"], registry=own
+        )
+        self._queue = Gauge(
+            "imprint_queue_examples", "Examples that waited when the last batch was taken.", registry=own
+        )
+        self._queue_seconds = Histogram(
+            "imprint_queue_seconds", "Seconds a work waited.", ["backbone"], buckets=SECONDS, registry=own
+        )
+        self._device_seconds = Histogram(
+            "imprint_device_seconds", "Seconds a work computed.", ["backbone"], buckets=SECONDS, registry=own
+        )
+        self._cache_events = Counter("imprint_state_cache_events", "What the state cache did.", ["event"], registry=own)
+        self._cache_bytes = Gauge("imprint_state_cache_bytes", "Bytes of adapted states on the device.", registry=own)
+        self._restarts = Counter("imprint_engine_restarts", "Times that the device thread was replaced.", registry=own)
+        self._adaptations = Counter(
+            "imprint_adaptations", "Versions made.", ["backbone", "learner", "change"], registry=own
+        )
+        self._predictions = Counter("imprint_predictions", "Inputs predicted.", ["backbone", "learner"], registry=own)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """An HTTP request was answered; status 0 is a client that left."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def adapted(self, backbone: str, learner: str, change: str) -> None:
+        """A version was made."""
+        self._adaptations.labels(backbone, learner, change).inc()
+
+    def predicted(self, backbone: str, learner: str, inputs: int) -> None:
+        """Inputs were predicted."""
+        self._predictions.labels(backbone, learner).inc(inputs)
+
+    def on_batch(self, report: BatchReport) -> None:
+        """A batch went through its backbone."""
+        self._batches.labels(report.backbone).inc()
+        self._forwards.labels(report.backbone).inc(report.forwards)
+        self._examples.labels(report.backbone).inc(report.examples)
+        self._batch_works.labels(report.backbone).observe(report.works)
+        self._batch_seconds.labels(report.backbone).inc(report.seconds)
+        self._queue.set(report.queue_examples)
+
+    def on_work(self, backbone: str, queue_s: float, device_s: float) -> None:
+        """A work was finished with a result."""
+        self._queue_seconds.labels(backbone).observe(queue_s)
+        self._device_seconds.labels(backbone).observe(device_s)
+
+    def on_cache(self, event: CacheEvent, size_bytes: int) -> None:
+        """The state cache was asked or changed."""
+        self._cache_events.labels(event).inc()
+        self._cache_bytes.set(size_bytes)
+
+    def on_restart(self, reason: str) -> None:
+        """The device thread is about to be replaced."""
+        del reason
+        self._restarts.inc()
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

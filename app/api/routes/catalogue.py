@@ -1,0 +1,76 @@
+"""What can be asked for: backbones, learners, limits."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from app import learners
+from app.api.deps import ServicesDep
+from app.api.responses import json_response
+from app.checkpoints.load import Checkpoint
+
+router = APIRouter(prefix="/v1", tags=["catalogue"])
+
+
+def backbone_json(checkpoint: Checkpoint) -> dict[str, object]:
+    """A card as it is shown; `sha256` is what tasks are bound to."""
+    card = checkpoint.card
+    return {
+        "name": card.name,
+        "description": card.description,
+        "modality": card.modality,
+        "architecture": card.architecture,
+        "architecture_settings": card.architecture_settings,
+        "input_shape": checkpoint.backbone.input_shape,
+        "dim": card.dim,
+        "preprocessing": card.preprocessing,
+        "learners": card.learners,
+        "way": asdict(card.way),
+        "shot": card.shot,
+        "sha256": checkpoint.sha256,
+        "licence": card.licence,
+        "provenance": card.provenance,
+        "recipe": card.recipe,
+        "scores": card.scores,
+    }
+
+
+@router.get("/backbones", response_model=dict[str, Any], summary="List backbones")
+async def list_backbones(services: ServicesDep) -> Response:
+    """Every loaded checkpoint with its card."""
+    loaded = services.catalogue.checkpoints
+    return json_response({"backbones": [backbone_json(loaded[name]) for name in sorted(loaded)]})
+
+
+@router.get("/backbones/{name}", response_model=dict[str, Any], summary="Show a backbone")
+async def show_backbone(name: str, services: ServicesDep) -> Response:
+    """Its card: modality, input size, learners, way limits, sha256, measured scores."""
+    return json_response(backbone_json(services.catalogue.shown(name)))
+
+
+@router.get("/learners", response_model=dict[str, Any], summary="List learners")
+async def list_learners(services: ServicesDep) -> Response:
+    """Each with its paper, its cost, its settings' JSON schema, and the backbones that serve it."""
+    loaded = services.catalogue.checkpoints
+    shown = [_learner_json(name, loaded) for name in learners.learner_names()]
+    return json_response({"learners": shown})
+
+
+def _learner_json(name: str, loaded: Mapping[str, Checkpoint]) -> dict[str, object]:
+    kind = learners.learner_class(name)
+    return {
+        "name": name,
+        "summary": (kind.__doc__ or "").strip().partition("\n")[0],
+        "paper": kind.paper,
+        "cost": kind.cost,
+        "settings": learners.settings_schema(name),
+        "backbones": sorted(one for one, checkpoint in loaded.items() if name in checkpoint.card.learners),
+    }
+
+
+@router.get("/limits", response_model=dict[str, int], summary="Show the limits")
+async def show_limits(services: ServicesDep) -> Response:
+    """Every limit in force, units in the names."""
+    return json_response(asdict(services.limits))

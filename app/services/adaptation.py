@@ -1,0 +1,112 @@
+"""From a support set to a version that can be stored: the one place where adaptation happens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from app.codecs import DecodedExample
+from app.engine.scheduler import Engine
+from app.engine.work import Work
+from app.registry.records import NewVersion
+from app.services.call import Call
+from app.services.catalogue import Candidate, Catalogue, Kit
+from app.services.heads import Adapted, AdaptHead
+from app.services.support_sets import SupportSet, new_examples
+from app.services.tensors import dump_state
+from app.services.workers import Workers
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a task is adapted: what its creator asked for, kept for every later update."""
+
+    backbone: str
+    learner: str
+    learner_settings: Mapping[str, object]
+    store_inputs: bool
+
+
+@final
+class Adaptation:
+    """Embeds what is new, fits the heads, and packs the outcome."""
+
+    def __init__(self, engine: Engine, catalogue: Catalogue, workers: Workers) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+        self._workers = workers
+
+    async def version(
+        self,
+        kit: Kit,
+        recipe: Recipe,
+        support: SupportSet,
+        call: Call,
+        *,
+        change: str,
+        parent: int | None = None,
+        duplicates: int = 0,
+    ) -> NewVersion:
+        """Adapt `support` and give the version to store. Raises what the engine raises."""
+        candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+        self._catalogue.check_way(kit, len(support.labels))
+        adapted = await self.adapt(kit, candidates, support, call)
+        call.check()
+        return await self._workers.decode(
+            pack,
+            kit,
+            recipe,
+            support,
+            adapted,
+            timing=call.timing.milliseconds(),
+            change=change,
+            parent=parent,
+            duplicates=duplicates,
+        )
+
+    async def adapt(self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call) -> Adapted:
+        """Run the backbone over the new examples and fit."""
+        inputs = await self._workers.decode(stacked, kit, support.new)
+        head = AdaptHead(candidates, support.columns, len(support.labels), known=support.known, order=support.rows)
+        work = Work(backbone=kit.name, inputs=inputs, head=head, deadline_s=call.deadline_s)
+        adapted = call.timing.add(await self._engine.run(work))
+        call.timing.head_s += adapted.head_s
+        return adapted
+
+
+def stacked(kit: Kit, examples: Sequence[DecodedExample]) -> Tensor:
+    """The inputs of examples as one tensor; no example, no rows."""
+    return kit.codec.stack([one.input.tensor for one in examples]) if examples else torch.empty(0)
+
+
+def pack(
+    kit: Kit,
+    recipe: Recipe,
+    support: SupportSet,
+    adapted: Adapted,
+    *,
+    timing: Mapping[str, float],
+    change: str,
+    parent: int | None,
+    duplicates: int,
+) -> NewVersion:
+    """What the registry stores of an adaptation."""
+    dim = adapted.new_features.shape[1] if support.known is None else support.known.shape[1]
+    return NewVersion(
+        change=change,
+        parent=parent,
+        backbone_sha256=kit.checkpoint.sha256,
+        learner=adapted.candidate.name,
+        learner_settings=dict(adapted.candidate.settings),
+        labels=support.labels,
+        dim=dim,
+        selection=asdict(adapted.selection) if adapted.selection else None,
+        held_out=asdict(adapted.held_out) if adapted.held_out else None,
+        warnings=tuple(support.warnings(duplicates)),
+        timing=dict(timing),
+        state=dump_state(adapted.state),
+        example_ids=tuple(one.example_id for one in support.members),
+        new_examples=new_examples(support.new, adapted.new_features, store_inputs=recipe.store_inputs),
+    )

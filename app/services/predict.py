@@ -1,0 +1,166 @@
+"""Use cases on predictions: one task, many tasks, none stored, and the recorded ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from app.codecs import DecodedInput, RawExample, RawInput, decode_inputs, parse_support
+from app.core.errors import TooLarge
+from app.core.limits import Limits
+from app.engine.scheduler import Engine
+from app.engine.work import Work
+from app.registry.records import NewPrediction, Page, PredictionRecord, TaskRecord
+from app.registry.repository import Registry
+from app.services.adaptation import Recipe
+from app.services.answers import Prediction, read_off
+from app.services.call import Call
+from app.services.catalogue import Catalogue, Kit
+from app.services.directory import Directory
+from app.services.heads import Adapted, AdaptHead, ClassifyHead, probabilities
+from app.services.support_sets import SupportSet, fresh
+from app.services.tensors import load_state
+from app.services.workers import Workers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predictions of one task for the inputs of one request, in their order."""
+
+    task: TaskRecord
+    predictions: tuple[Prediction, ...]
+    truncated: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Predictions of a classifier that is not kept."""
+
+    labels: tuple[str, ...]
+    adapted: Adapted
+    support: SupportSet
+    predictions: tuple[Prediction, ...]
+    truncated: tuple[int, ...]
+
+
+@final
+class PredictService:
+    """Answers queries."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        catalogue: Catalogue,
+        directory: Directory,
+        workers: Workers,
+        limits: Limits,
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._catalogue = catalogue
+        self._directory = directory
+        self._workers = workers
+        self._limits = limits
+
+    async def predict(
+        self, task_id: str, raws: Sequence[RawInput], call: Call, *, top_k: int, record: bool = False
+    ) -> Answer:
+        """Predict with a task's active version; `record` stores each prediction."""
+        self._check_count(raws)
+        task = await self._directory.task(task_id)
+        kit = self._catalogue.bound_kit(task.backbone, task.version.backbone_sha256)
+        dim = task.version.dim if kit.checkpoint.card.dim is None else None
+        decoded, inputs = await self._decode(kit, raws, call, dim)
+        scores = await self._scores(task, kit, inputs, call)
+        predictions = read_off(scores, task.version.labels, top_k)
+        if record:
+            predictions = await self._record(task, decoded, predictions)
+        return Answer(task, predictions, _truncated(decoded))
+
+    async def classify(
+        self, recipe: Recipe, support_raws: Sequence[RawExample], raws: Sequence[RawInput], call: Call, *, top_k: int
+    ) -> Classified:
+        """Adapt, predict and forget, in one pass over the backbone."""
+        self._check_count(raws)
+        kit = self._catalogue.kit(recipe.backbone)
+        candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+        with call.timing.measure("decode_s"):
+            parsed = await self._workers.decode(parse_support, kit.codec, support_raws, self._limits)
+        support = fresh(parsed.examples)
+        self._catalogue.check_way(kit, len(support.labels))
+        dim = parsed.support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
+        decoded, _ = await self._decode(kit, raws, call, dim)
+        tensors = [one.input.tensor for one in support.new] + [one.tensor for one in decoded]
+        inputs = await self._workers.decode(kit.codec.stack, tensors)
+        adapt = AdaptHead(candidates, support.columns, len(support.labels), order=support.rows)
+        head = ClassifyHead(adapt, len(support.new))
+        work = Work(backbone=kit.name, inputs=inputs, head=head, deadline_s=call.deadline_s)
+        adapted, scores = call.timing.add(await self._engine.run(work))
+        call.timing.head_s += adapted.head_s
+        predictions = read_off(scores, support.labels, top_k)
+        return Classified(support.labels, adapted, support, predictions, _truncated(decoded))
+
+    async def recorded(self, prediction_id: str) -> PredictionRecord:
+        """One recorded prediction. Raises `PredictionNotFound`."""
+        return await self._workers.store(self._registry.prediction, prediction_id)
+
+    async def recorded_page(self, task_id: str, cursor: str | None, limit: int) -> Page[PredictionRecord]:
+        """A task's recorded predictions, newest first."""
+        await self._directory.task(task_id)
+        return await self._workers.store(self._registry.predictions, task_id, cursor, limit)
+
+    def _check_count(self, raws: Sequence[RawInput]) -> None:
+        if len(raws) > self._limits.inputs:
+            raise TooLarge(f"{len(raws)} inputs in one request; the limit is {self._limits.inputs}.", pointer="/inputs")
+
+    async def _decode(
+        self, kit: Kit, raws: Sequence[RawInput], call: Call, dim: int | None
+    ) -> tuple[list[DecodedInput], Tensor]:
+        def decode() -> tuple[list[DecodedInput], Tensor]:
+            decoded = decode_inputs(kit.codec.expecting(dim), raws)
+            return decoded, kit.codec.stack([one.tensor for one in decoded])
+
+        with call.timing.measure("decode_s"):
+            return await self._workers.decode(decode)
+
+    async def _scores(self, task: TaskRecord, kit: Kit, inputs: Tensor, call: Call) -> Float[Tensor, "q way"]:
+        version = task.version
+        learner = self._catalogue.candidate(kit, version.learner, version.learner_settings).learner
+        load = partial(self._load, task.id, version.number)
+        async with self._engine.states.pinned((task.id, version.number), load) as entry:
+            call.timing.load_s += entry.load_s
+            work = Work(
+                backbone=kit.name,
+                inputs=inputs,
+                head=lambda features: probabilities(learner, entry.state(features.device), features),
+                deadline_s=call.deadline_s,
+            )
+            return call.timing.add(await self._engine.run(work))
+
+    def _load(self, task_id: str, number: int) -> dict[str, Tensor]:
+        return dict(load_state(self._registry.load_state(task_id, number)))
+
+    async def _record(
+        self, task: TaskRecord, decoded: Sequence[DecodedInput], predictions: tuple[Prediction, ...]
+    ) -> tuple[Prediction, ...]:
+        rows = [
+            NewPrediction(
+                task_id=task.id,
+                version=task.active_version,
+                input_sha256=one.sha256,
+                media_type=one.media_type,
+                content=one.content if task.store_inputs else None,
+                result=prediction.as_json(),
+            )
+            for one, prediction in zip(decoded, predictions, strict=True)
+        ]
+        ids = await self._workers.store(self._registry.record_predictions, rows)
+        return tuple(one.recorded(prediction_id) for one, prediction_id in zip(predictions, ids, strict=True))
+
+
+def _truncated(decoded: Sequence[DecodedInput]) -> tuple[int, ...]:
+    return tuple(index for index, one in enumerate(decoded) if one.truncated)

@@ -1,0 +1,198 @@
+"""Use cases on tasks: create, read, rename, update online, roll back, delete."""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+from app.codecs import RawExample, check_counts, decode_examples, normalise_label, parse_support
+from app.core.errors import Invalid, NotFound, PreconditionFailed
+from app.core.limits import Limits
+from app.registry.records import ExampleFeatures, ExampleRecord, NewTask, Page, TaskRecord, VersionRecord
+from app.registry.repository import Registry
+from app.services.adaptation import Adaptation, Recipe
+from app.services.call import Call
+from app.services.catalogue import Catalogue, Kit
+from app.services.directory import Directory
+from app.services.support_sets import SupportSet, fresh, merged
+from app.services.workers import Workers
+
+
+class LabelNotFound(NotFound):
+    """The task's active version has no such label."""
+
+    code = "label-not-found"
+    title = "No such label"
+
+
+class ExampleNotFound(Invalid):
+    """The task's active version has no such example."""
+
+    code = "example-not-found"
+    title = "No such example"
+
+
+@final
+class TaskService:
+    """Everything that changes or shows a stored task."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        catalogue: Catalogue,
+        adaptation: Adaptation,
+        directory: Directory,
+        workers: Workers,
+        limits: Limits,
+    ) -> None:
+        self._registry = registry
+        self._catalogue = catalogue
+        self._adaptation = adaptation
+        self._directory = directory
+        self._workers = workers
+        self._limits = limits
+
+    async def create(self, name: str | None, recipe: Recipe, raws: Sequence[RawExample], call: Call) -> TaskRecord:
+        """Adapt a classifier to labelled examples and store it."""
+        kit = self._catalogue.kit(recipe.backbone)
+        self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+        with call.timing.measure("decode_s"):
+            parsed = await self._workers.decode(parse_support, kit.codec, raws, self._limits)
+        version = await self._adaptation.version(
+            kit, recipe, fresh(parsed.examples), call, change="created", duplicates=parsed.duplicates
+        )
+        task = NewTask(
+            name=name,
+            backbone=kit.name,
+            modality=kit.checkpoint.card.modality,
+            learner_requested=recipe.learner,
+            learner_settings_requested=dict(recipe.learner_settings),
+            store_inputs=recipe.store_inputs,
+        )
+        return self._directory.changed(await self._workers.store(self._registry.create_task, task, version))
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A task with its active version. Raises `TaskNotFound`, `TaskDeleted`."""
+        return await self._directory.task(task_id)
+
+    async def page(
+        self, cursor: str | None, limit: int, label: str | None = None, name: str | None = None
+    ) -> Page[TaskRecord]:
+        """Tasks, newest first; those whose active version has the label, or that have the name."""
+        return await self._workers.store(self._registry.tasks, cursor, limit, label, name)
+
+    async def versions(self, task_id: str, cursor: str | None, limit: int) -> Page[VersionRecord]:
+        """A task's versions, newest first."""
+        await self._directory.task(task_id)
+        return await self._workers.store(self._registry.versions, task_id, cursor, limit)
+
+    async def examples(
+        self, task_id: str, version: int | None, cursor: str | None, limit: int, label: str | None
+    ) -> Page[ExampleRecord]:
+        """The examples of a version, the active one by default."""
+        record = await self._directory.task(task_id)
+        number = version if version is not None else record.active_version
+        return await self._workers.store(self._registry.examples, task_id, number, cursor, limit, label)
+
+    async def rename(self, task_id: str, name: str | None, if_match: str | None) -> TaskRecord:
+        """Give a task another name, or none."""
+        async with self._directory.lock(task_id):
+            record = await self._expected(task_id, if_match)
+            renamed = await self._workers.store(self._registry.rename_task, task_id, name, record.revision)
+            return self._directory.changed(renamed)
+
+    async def delete(self, task_id: str, if_match: str | None) -> None:
+        """Delete a task: from then on it is gone (410)."""
+        async with self._directory.lock(task_id):
+            record = await self._expected(task_id, if_match)
+            await self._workers.store(self._registry.delete_task, task_id, record.revision)
+            self._directory.removed(task_id)
+
+    async def activate(self, task_id: str, number: int, if_match: str | None) -> TaskRecord:
+        """Serve another version from now on."""
+        async with self._directory.lock(task_id):
+            record = await self._expected(task_id, if_match)
+            active = await self._workers.store(self._registry.activate, task_id, number, record.revision)
+            return self._directory.changed(active)
+
+    async def add_examples(
+        self, task_id: str, raws: Sequence[RawExample], if_match: str | None, call: Call
+    ) -> TaskRecord:
+        """A version with these examples added; examples that are there already change nothing."""
+        if not raws:
+            raise Invalid("There is no example to add.", pointer="/support")
+        async with self._directory.lock(task_id):
+            record = await self._expected(task_id, if_match)
+            kit = self._bound(record)
+            known = await self._known(record)
+            with call.timing.measure("decode_s"):
+                dim = record.version.dim if kit.checkpoint.card.dim is None else None
+                added = await self._workers.decode(decode_examples, kit.codec.expecting(dim), raws, self._limits)
+            support = merged(known, added)
+            check_counts(len(support.members), len(support.labels), self._limits)
+            duplicates = len(raws) - len(support.new)
+            if not support.new:
+                return record
+            return await self._update(record, kit, support, call, "examples-added", duplicates)
+
+    async def remove_examples(
+        self, task_id: str, example_ids: Sequence[str], if_match: str | None, call: Call
+    ) -> TaskRecord:
+        """A version without these examples. Raises `ExampleNotFound`, `TooFewLabels`."""
+        unwanted = set(example_ids)
+
+        def keep(known: list[ExampleFeatures]) -> list[ExampleFeatures]:
+            missing = sorted(unwanted - {one.id for one in known})
+            if missing:
+                raise ExampleNotFound(f"The active version has no example {missing[0]!r}.", pointer="/example_id")
+            return [one for one in known if one.id not in unwanted]
+
+        return await self._reduce(task_id, keep, if_match, call, "examples-removed")
+
+    async def remove_label(self, task_id: str, label: str, if_match: str | None, call: Call) -> TaskRecord:
+        """A version without this label and its examples. Raises `LabelNotFound`, `TooFewLabels`."""
+
+        def keep(known: list[ExampleFeatures]) -> list[ExampleFeatures]:
+            wanted = normalise_label(label, self._limits, "/label")
+            rest = [one for one in known if one.label != wanted]
+            if len(rest) == len(known):
+                raise LabelNotFound(f"The active version has no label {wanted!r}.")
+            return rest
+
+        return await self._reduce(task_id, keep, if_match, call, "label-removed")
+
+    async def _reduce(
+        self,
+        task_id: str,
+        keep: Callable[[list[ExampleFeatures]], list[ExampleFeatures]],
+        if_match: str | None,
+        call: Call,
+        change: str,
+    ) -> TaskRecord:
+        async with self._directory.lock(task_id):
+            record = await self._expected(task_id, if_match)
+            kit = self._bound(record)
+            support = merged(keep(await self._known(record)), [])
+            return await self._update(record, kit, support, call, change, 0)
+
+    async def _update(
+        self, record: TaskRecord, kit: Kit, support: SupportSet, call: Call, change: str, duplicates: int
+    ) -> TaskRecord:
+        recipe = Recipe(
+            record.backbone, record.learner_requested, record.learner_settings_requested, record.store_inputs
+        )
+        version = await self._adaptation.version(
+            kit, recipe, support, call, change=change, parent=record.active_version, duplicates=duplicates
+        )
+        updated = await self._workers.store(self._registry.add_version, record.id, version, record.revision)
+        return self._directory.changed(updated)
+
+    async def _expected(self, task_id: str, if_match: str | None) -> TaskRecord:
+        record = await self._directory.task(task_id)
+        if if_match is not None and if_match not in ("*", record.etag):
+            raise PreconditionFailed(f"The task is now at {record.etag}; you sent If-Match {if_match}.")
+        return record
+
+    def _bound(self, record: TaskRecord) -> Kit:
+        return self._catalogue.bound_kit(record.backbone, record.version.backbone_sha256)
+
+    async def _known(self, record: TaskRecord) -> list[ExampleFeatures]:
+        return await self._workers.store(self._registry.example_features, record.id, record.active_version)

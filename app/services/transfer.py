@@ -1,0 +1,198 @@
+"""Export and import: a task's active version as one safetensors file, byte-identical after a round trip."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from app.codecs import example_id
+from app.core.errors import Invalid, Malformed
+from app.engine.scheduler import Engine
+from app.engine.work import Work
+from app.registry.records import ExampleFeatures, NewExample, NewTask, NewVersion, TaskRecord
+from app.registry.repository import Registry
+from app.services.archive import Archive, ArchivedExample, ArchivedVersion, read_archive
+from app.services.call import Call
+from app.services.catalogue import Candidate, Catalogue, Kit
+from app.services.directory import Directory
+from app.services.tensors import dump_state, load_features, load_state
+from app.services.workers import Workers
+
+
+class BadExport(Invalid):
+    """A file that looks like an export, but whose parts do not fit together."""
+
+    code = "bad-export"
+    title = "The export cannot be imported"
+
+
+@final
+class TransferService:
+    """Moves tasks between servers that hold the same checkpoint."""
+
+    def __init__(
+        self, registry: Registry, engine: Engine, catalogue: Catalogue, directory: Directory, workers: Workers
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._catalogue = catalogue
+        self._directory = directory
+        self._workers = workers
+
+    async def export(self, task_id: str) -> bytes:
+        """The active version with its examples and, where they were kept, its inputs. No id, name or date is in it."""
+        record = await self._directory.task(task_id)
+        return await self._workers.store(self._export, record)
+
+    async def import_(self, data: bytes, name: str | None, call: Call) -> TaskRecord:
+        """Store an exported version as a new task. Raises `BadExport`, `Malformed`, `BackboneChanged`."""
+        tensors, archive = await self._workers.decode(_read, data)
+        kit = self._catalogue.bound_kit(archive.backbone, archive.backbone_sha256)
+        self._catalogue.candidates(kit, archive.learner_requested, archive.learner_settings_requested)
+        stored = archive.version
+        candidate = self._catalogue.candidates(kit, stored.learner, stored.learner_settings)[0]
+        self._catalogue.check_way(kit, len(stored.labels))
+        version = await self._workers.decode(_version, archive, tensors)
+        await self._try_state(kit, candidate, version, tensors["features"], call)
+        task = NewTask(
+            name=name,
+            backbone=kit.name,
+            modality=kit.checkpoint.card.modality,
+            learner_requested=archive.learner_requested,
+            learner_settings_requested=dict(archive.learner_settings_requested),
+            store_inputs=archive.store_inputs,
+        )
+        return self._directory.changed(await self._workers.store(self._registry.create_task, task, version))
+
+    async def _try_state(
+        self, kit: Kit, candidate: Candidate, version: NewVersion, features: Tensor, call: Call
+    ) -> None:
+        """Score the support set with the state that came: it must give a finite number for every label."""
+        state = load_state(version.state)
+
+        def score(_: Tensor) -> bool:
+            logits = candidate.learner.score(state, features)
+            return logits.shape == (len(features), len(version.labels)) and bool(logits.isfinite().all())
+
+        work = Work(backbone=kit.name, inputs=torch.empty(0), head=_Guarded(score), deadline_s=call.deadline_s)
+        if not call.timing.add(await self._engine.run(work)):
+            raise BadExport("The file's state does not fit its learner, labels and embeddings.")
+
+    def _export(self, record: TaskRecord) -> bytes:
+        version = record.version
+        examples = self._registry.example_features(record.id, version.number)
+        tensors: dict[str, Tensor] = {
+            f"state.{name}": tensor
+            for name, tensor in load_state(self._registry.load_state(record.id, version.number)).items()
+        }
+        tensors["features"] = load_features([one.features for one in examples], version.dim)
+        for one in examples:
+            if one.input_blob is not None:
+                content = bytearray(self._registry.read_blob(one.input_blob))
+                tensors[f"input.{one.content_sha256}"] = torch.frombuffer(content, dtype=torch.uint8)
+        return save(tensors, metadata={"imprint": _archive(record, examples).model_dump_json()})
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Runs a check on tensors that a stranger sent: whatever goes wrong in it is a no."""
+
+    check: Callable[[Tensor], bool]
+
+    def __call__(self, features: Tensor) -> bool:
+        """False where the check says so or cannot run."""
+        try:
+            return self.check(features)
+        except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
+            return False
+
+
+def _archive(record: TaskRecord, examples: list[ExampleFeatures]) -> Archive:
+    version = record.version
+    return Archive(
+        backbone=record.backbone,
+        backbone_sha256=version.backbone_sha256,
+        learner_requested=record.learner_requested,
+        learner_settings_requested=dict(record.learner_settings_requested),
+        store_inputs=record.store_inputs,
+        version=ArchivedVersion(
+            learner=version.learner,
+            learner_settings=dict(version.learner_settings),
+            labels=list(version.labels),
+            dim=version.dim,
+            selection=dict(version.selection) if version.selection is not None else None,
+            held_out=dict(version.held_out) if version.held_out is not None else None,
+            warnings=list(version.warnings),
+            timing=dict(version.timing),
+        ),
+        examples=[
+            ArchivedExample(
+                label=one.label,
+                content_sha256=one.content_sha256,
+                media_type=one.media_type,
+                size_bytes=one.size_bytes,
+                truncated=one.truncated,
+            )
+            for one in examples
+        ],
+    )
+
+
+def _read(data: bytes) -> tuple[dict[str, Tensor], Archive]:
+    try:
+        return read_archive(data)
+    except SafetensorError as error:
+        raise Malformed("The body is not a safetensors file.") from error
+
+
+def _version(archive: Archive, tensors: Mapping[str, Tensor]) -> NewVersion:
+    stored = archive.version
+    features = tensors.get("features")
+    if features is None or features.dtype != torch.float32 or features.shape != (len(archive.examples), stored.dim):
+        raise BadExport(f"The file must hold float32 'features' of {len(archive.examples)} x {stored.dim}.")
+    if not bool(features.isfinite().all()):
+        raise BadExport("The file's features hold numbers that are not finite.")
+    if stored.labels != sorted({one.label for one in archive.examples}) or len(stored.labels) < 2:
+        raise BadExport("The file's labels are not those of its examples, in order.")
+    new = tuple(
+        _example(one, row, tensors.get(f"input.{one.content_sha256}"))
+        for one, row in zip(archive.examples, features, strict=True)
+    )
+    state = {name.removeprefix("state."): one for name, one in tensors.items() if name.startswith("state.")}
+    return NewVersion(
+        change="imported",
+        parent=None,
+        backbone_sha256=archive.backbone_sha256,
+        learner=stored.learner,
+        learner_settings=stored.learner_settings,
+        labels=tuple(stored.labels),
+        dim=stored.dim,
+        selection=stored.selection,
+        held_out=stored.held_out,
+        warnings=tuple(stored.warnings),
+        timing=stored.timing,
+        state=dump_state(state),
+        example_ids=tuple(one.id for one in new),
+        new_examples=new,
+    )
+
+
+def _example(one: ArchivedExample, features: Tensor, content: Tensor | None) -> NewExample:
+    raw = None if content is None else content.numpy().tobytes()
+    if raw is not None and hashlib.sha256(raw).hexdigest() != one.content_sha256:
+        raise BadExport(f"An input of the label {one.label!r} does not have the hash that the file gives.")
+    return NewExample(
+        id=example_id(one.label, one.content_sha256),
+        label=one.label,
+        content_sha256=one.content_sha256,
+        media_type=one.media_type,
+        size_bytes=one.size_bytes,
+        features=features.numpy().astype("<f4").tobytes(),
+        content=raw,
+        truncated=one.truncated,
+    )

@@ -1,0 +1,134 @@
+"""Accuracy on real data: `python -m benchmarks.accuracy clothing clinc150`.
+
+Every number is inductive: an answer depends on the support set and on its own query alone.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from app.checkpoints.load import load_all
+from app.codecs import RawExample, RawInput, decode_examples
+from app.config import bundled_models
+from app.core.episode import TaskState
+from app.core.limits import Limits
+from app.services.catalogue import Candidate, Catalogue
+from app.services.heads import AdaptHead
+from benchmarks import data
+from benchmarks.server import posted, running
+from benchmarks.table import Row, arguments, mean_interval, show
+
+SEEDS = 20
+SHOT = 5
+CHUNK = 500
+NEAREST_MEAN = "protonet"
+
+
+def clothing() -> list[Row]:
+    """Ten classes, five examples each from train, all of test, twenty seeds; frozen photo backbone."""
+    name = "photo-efficientnet-lite0"
+    checkpoints, left_out = load_all([bundled_models()], [name])
+    if left_out:
+        raise RuntimeError(left_out[name])
+    catalogue = Catalogue(checkpoints, Limits())
+    kit = catalogue.kit(name)
+    parts = {part: _embedded(catalogue, name, data.clothing(part)) for part in ("train", "test")}
+    learners = ["auto", *kit.checkpoint.card.learners]
+    found: dict[str, list[float]] = {learner: [] for learner in learners}
+    chosen: dict[str, int] = {}
+    for seed in range(SEEDS):
+        support = _draw(parts["train"][1], SHOT, torch.Generator().manual_seed(seed))
+        features, labels = parts["train"][0][support], parts["train"][1][support]
+        for learner in learners:
+            adapted = AdaptHead(catalogue.candidates(kit, learner, {}), labels, int(labels.max()) + 1)(features)
+            found[learner].append(_accuracy(adapted.candidate, adapted.state, *parts["test"]))
+            if learner == "auto":
+                chosen[adapted.candidate.name] = chosen.get(adapted.candidate.name, 0) + 1
+    rows = []
+    for learner, values in found.items():
+        mean, half = mean_interval([100 * one for one in values])
+        note = f"seeds 0-{SEEDS - 1}, {len(parts['test'][1])} queries each"
+        if learner == "auto":
+            note += ", chose " + ", ".join(f"{one} {count}x" for one, count in sorted(chosen.items()))
+        rows.append(Row(f"clothing 10-way {SHOT}-shot, {learner}", mean, "%", None, "higher", half, note))
+    gains = [100 * (one - other) for one, other in zip(found["auto"], found[NEAREST_MEAN], strict=True)]
+    mean, half = mean_interval(gains)
+    rows.append(Row("clothing, auto over nearest mean", mean, "points", 0.0, "higher", half, "paired by seed"))
+    return rows
+
+
+def clinc150() -> list[Row]:
+    """All 150 intents, five examples each, all 4,500 test sentences, over HTTP."""
+    support, queries = data.sentences("clinc150", "train_5"), data.sentences("clinc150", "test")
+    examples = [{"label": label, "text": text} for text, label in support]
+    rows = []
+    with running(backbones="text-minilm", device="cpu") as client:
+        posted(client, "/v1/classify", {"backbone": "text-minilm", "support": examples[:10], "inputs": ["warm up"]})
+        for learner in ("auto", "logistic", "ridge", "protonet", "matching"):
+            body = {"backbone": "text-minilm", "learner": learner, "support": examples}
+            rounds = [_timed(lambda body=body: posted(client, "/v1/tasks", body)) for _ in range(3)]  # type: ignore[misc]
+            task, timing = rounds[0][0], [one[0]["timing"] for one in rounds]
+            seconds = statistics.median(one[1] for one in rounds)
+            backbone = statistics.median((one["device_ms"] - one["head_ms"]) / one["total_ms"] for one in timing)  # type: ignore[index]
+            right = 0
+            for start in range(0, len(queries), CHUNK):
+                part = queries[start : start + CHUNK]
+                url = f"/v1/tasks/{task['id']}/predict"
+                answer = posted(client, url, {"inputs": [text for text, _ in part], "top_k": 1})
+                given: list[dict[str, object]] = answer["predictions"]  # type: ignore[assignment]
+                right += sum(one["label"] == label for one, (_, label) in zip(given, part, strict=True))
+            goal = 86.5 if learner == "auto" else None
+            note = f"served by {task['learner']}" if learner == "auto" else ""
+            rows.append(Row(f"clinc150 150-way 5-shot, {learner}", 100 * right / len(queries), "%", goal, note=note))
+            if learner == "auto":
+                rows.append(Row("clinc150 adaptation of 750 texts", seconds, "s", 5.0, "lower", note="median of 3"))
+                rows.append(Row("clinc150 share of the backbone", 100 * backbone, "%", 90.0, note="median of 3"))
+    return rows
+
+
+def _timed(work: Callable[[], dict[str, object]]) -> tuple[dict[str, object], float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
+def _embedded(catalogue: Catalogue, name: str, files: Sequence[tuple[bytes, str]]) -> tuple[Tensor, Tensor]:
+    kit = catalogue.kit(name)
+    raws = [RawExample(label, RawInput("bytes", file, ""), "") for file, label in files]
+    examples = decode_examples(kit.codec, raws, Limits())
+    labels = sorted({one.label for one in examples})
+    backbone, rows = kit.checkpoint.backbone, []
+    step = backbone.micro_batch_examples("cpu")
+    with torch.no_grad():
+        for start in range(0, len(examples), step):
+            batch = [one.input.tensor for one in examples[start : start + step]]
+            rows.append(backbone(kit.codec.stack(batch)))
+    return torch.cat(rows), torch.tensor([labels.index(one.label) for one in examples])
+
+
+def _draw(labels: Tensor, shot: int, generator: torch.Generator) -> Tensor:
+    classes = [(labels == label).nonzero()[:, 0] for label in range(int(labels.max()) + 1)]
+    return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:shot]] for rows in classes])
+
+
+def _accuracy(candidate: Candidate, state: TaskState, features: Float[Tensor, "q dim"], labels: Tensor) -> float:
+    return float((candidate.learner.score(state, features).argmax(1) == labels).float().mean())
+
+
+SETS = {"clothing": clothing, "clinc150": clinc150}
+
+
+def main() -> None:
+    """Run the named sets."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("sets", nargs="*", default=list(SETS), choices=[*SETS, []], help="which sets")
+    options = parser.parse_args()
+    rows = [row for name in options.sets for row in SETS[name]()]
+    show("Accuracy of the bundled checkpoints (inductive)", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
