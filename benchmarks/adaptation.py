@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.server import running
 from benchmarks.table import Row, arguments, show
 
-WAY, SHOT, DIM, ROUNDS, WARM_UP = 5, 5, 384, 200, 20
+WAY, SHOT, DIM, ROUNDS, WARM_UP = 5, 5, 384, 100, 10
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ import hypothesis
 import pytest
 import structlog
 
+import app  # noqa: F401 - first: its choice for OpenMP must reach torch
+
 # Machines are noisy: no test of ours fails for being slow.
 hypothesis.settings.register_profile("imprint", deadline=None)
 hypothesis.settings.load_profile("imprint")

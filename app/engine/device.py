@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Thread
 from typing import final
 
@@ -103,8 +104,10 @@ class DeviceThread:
         # Small works first: a predict does not wait for the fit of an adaptation in the same batch.
         # Without rows it is a refit of stored embeddings, which may be a long one.
         done.sort(key=lambda one: len(one.work.inputs) or len(slices) + one.work.cost_examples)
-        for pending in done:
-            self._run_head(pending)
+        if done:
+            with one_cpu_thread():
+                for pending in done:
+                    self._run_head(pending)
         return True
 
     def _run_backbone(self, slices: Sequence[Slice], queue_examples: int) -> None:
@@ -165,6 +168,17 @@ class DeviceThread:
     def _fail(self, pending: Pending, error: Exception) -> None:
         self._queue.drop(pending)
         pending.fail(named(error))
+
+
+@contextmanager
+def one_cpu_thread() -> Iterator[None]:
+    """Heads are small: on a busy machine it costs 30 times more to share them among threads than to run them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def named(error: Exception) -> ImprintError:

@@ -251,3 +251,11 @@ def test_an_unknown_backbone_has_a_name_and_a_pointer(bench, play) -> None:
     with pytest.raises(UnknownName) as unknown:
         play(one.engine.run(one.work(1, backbone="c")))
     assert unknown.value.faults[0].pointer == "/backbone"
+
+
+def test_a_head_runs_on_one_cpu_thread_and_forwards_get_theirs_back(bench, play) -> None:
+    one = bench()
+    before = torch.get_num_threads()
+    outcome = play(one.engine.run(one.work(1, head=lambda _: torch.get_num_threads())))
+    assert outcome.value == 1
+    assert torch.get_num_threads() == before
