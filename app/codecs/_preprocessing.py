@@ -57,8 +57,8 @@ class ImagePreprocessing:
         return cls(**values)
 
     def resampling(self, *, enlarges: bool) -> Resampling:
-        """Pillow's filter. A box averages areas: where it enlarges there is nothing to average, so bilinear."""
-        return Resampling.BILINEAR if enlarges and self.interpolation == "box" else _FILTERS[self.interpolation]
+        """Pillow's filter. A box averages areas: where it enlarges there is nothing to average, so bicubic."""
+        return Resampling.BICUBIC if enlarges and self.interpolation == "box" else _FILTERS[self.interpolation]
 
 
 def _check(fine: bool, wanted: str) -> None:

@@ -1,0 +1,62 @@
+"""A synthetic alphabet and a recipe small enough for a test."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from app.training.recipe import Recipe, recipe_from_dict
+from app.training.sampler import Pool
+
+
+@pytest.fixture(scope="session")
+def alphabet() -> Callable[[int, int], Pool]:
+    """Makes a pool of `classes` blob-shaped characters with 6 noisy drawings each."""
+
+    def make(classes: int, seed: int) -> Pool:
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(classes, 1, 1, 4, 4, generator=generator) > 0.6
+        shapes = coarse.float().repeat_interleave(7, -1).repeat_interleave(7, -2)
+        noise = torch.rand(classes, 6, 1, 28, 28, generator=generator)
+        return Pool(((0.6 * shapes + 0.4 * noise) * 255).to(torch.uint8))
+
+    return make
+
+
+@pytest.fixture
+def raw_recipe() -> dict[str, Any]:
+    """A recipe as parsed TOML, free to change."""
+    return {
+        "name": "tiny-glyphs",
+        "seed": 3,
+        "data": {"name": "omniglot", "train": "train", "validation": "val", "test": "test"},
+        "backbone": {"name": "conv4", "settings": {"filters": 8}},
+        "learner": {"name": "protonet"},
+        "episodes": {"way": 5, "images": 3, "splits": 3},
+        "augmentation": {"shift_pixels": 1.0, "thick_share": 0.2},
+        "optimiser": {"cycles": [8, 4], "learning_rate": 0.01, "warmup_steps": 2},
+        "validation": {"every_steps": 6, "judging": {"way": 5, "shot": 1, "episodes": 20, "queries": 3}},
+        "tests": [{"way": 5, "shot": 1, "episodes": 20, "queries": 3}],
+        "card": {
+            "description": "Blobs.",
+            "licence": "Apache-2.0",
+            "provenance": "Drawn by a random generator.",
+            "preprocessing": {"height": 28, "width": 28, "channels": 1, "resize": "stretch"},
+            "learners": {"protonet": {}},
+        },
+    }
+
+
+@pytest.fixture
+def recipe(raw_recipe: dict[str, Any]) -> Recipe:
+    return recipe_from_dict(raw_recipe)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These networks are so small that threads cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
