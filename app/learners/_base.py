@@ -1,7 +1,7 @@
 """What every learner is: a few-shot algorithm without task state."""
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -10,16 +10,9 @@ from torch import Tensor, nn
 
 from app.backbones._base import Backbone
 from app.core.episode import Episode, Support, TaskState
+from app.learners._settings import LearnerSettings
 
-
-@dataclass(frozen=True)
-class LearnerSettings:
-    """Base of each learner's frozen `Settings`: it feeds the recipe, the card and the HTTP schema.
-
-    Fields are plain numbers, strings or booleans with defaults; `__post_init__` raises
-    `InvalidSetting` with the field's name as its pointer (`/temperature`) for a value out of range.
-    """
-
+__all__ = ["EmbeddingLearner", "Learner", "LearnerSettings", "one_hot"]
 
 S = TypeVar("S", bound=LearnerSettings)
 
@@ -79,6 +72,24 @@ class EmbeddingLearner(Learner[S], ABC):
         """
         del features, labels, way
         return None
+
+    def cross_validate(
+        self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
+    ) -> Float[Tensor, "s way"]:
+        """Row `i`: logits of example `i` by a head fitted on the other folds; NaN where its fold is -1.
+
+        Examples of fold -1 are fitted in every fold. Every class must keep an example in each.
+        """
+        scores = features.new_full((len(features), way), math.nan)
+        for fold in range(int(folds.max()) + 1):
+            out = folds == fold
+            state = self.fit(features[~out], labels[~out], way)
+            scores[out] = self.score(state, features[out])
+        return scores
+
+    def held_out_products(self, examples: int, dim: int, way: int, folds: int) -> int:
+        """About how many multiplications `cross_validate` takes."""
+        return folds * examples * dim * (way + min(examples, dim))
 
 
 def one_hot(labels: Int64[Tensor, " s"], way: int, like: Tensor) -> Float[Tensor, "s way"]:

@@ -2,19 +2,23 @@
 
 import asyncio
 from collections import OrderedDict
-from typing import final
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, final
 from weakref import WeakValueDictionary
 
-from app.registry.records import TaskRecord
+from app.registry.records import NewTask, NewVersion, TaskRecord
 from app.registry.repository import Registry
 from app.services.workers import Workers
+
+T = TypeVar("T")
 
 
 @final
 class Directory:
     """Reads tasks through a small cache, so that a prediction costs no query.
 
-    Every change goes through `changed`, which is why one process owns a registry. `lock` puts the
+    Every change goes through here, which is why one process owns a registry. `lock` puts the
     changes of one task in a row.
     """
 
@@ -42,19 +46,35 @@ class Directory:
         """The lock that a change of this task holds."""
         return self._locks.setdefault(task_id, asyncio.Lock())
 
-    def changed(self, record: TaskRecord) -> TaskRecord:
-        """Take over what was just written."""
-        self._changes += 1
-        self._keep(record)
-        return record
+    async def create(self, task: NewTask, version: NewVersion) -> TaskRecord:
+        """Store a new task. Raises `NameTaken`."""
+        return self._keep(await self._seen_through(None, partial(self._registry.create_task, task, version)))
 
-    def removed(self, task_id: str) -> None:
-        """Forget a task."""
-        self._changes += 1
-        self._records.pop(task_id, None)
+    async def change(self, task_id: str, function: Callable[[], TaskRecord]) -> TaskRecord:
+        """Run one change of a task in the registry and remember the task as it is then."""
+        return self._keep(await self._seen_through(task_id, function))
 
-    def _keep(self, record: TaskRecord) -> None:
+    async def delete(self, task_id: str, function: Callable[[], None]) -> None:
+        """Delete a task in the registry and forget it."""
+        await self._seen_through(task_id, function)
+
+    async def _seen_through(self, task_id: str | None, function: Callable[[], T]) -> T:
+        """Run a change to its end, even when the caller is cancelled meanwhile: nothing is left half known."""
+        change = asyncio.ensure_future(self._workers.store(function))
+        try:
+            return await asyncio.shield(change)
+        except asyncio.CancelledError:
+            await asyncio.wait({change})
+            raise
+        finally:
+            # Also after a failure: it may mean that somebody else changed the task.
+            self._changes += 1
+            if task_id is not None:
+                self._records.pop(task_id, None)
+
+    def _keep(self, record: TaskRecord) -> TaskRecord:
         self._records[record.id] = record
         self._records.move_to_end(record.id)
         if len(self._records) > self._size:
             self._records.popitem(last=False)
+        return record

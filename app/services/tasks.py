@@ -1,6 +1,7 @@
 """Use cases on tasks: create, read, rename, update online, roll back, delete."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import final
 
 from app.codecs import RawExample, check_counts, decode_examples, normalise_label, parse_support
@@ -67,7 +68,7 @@ class TaskService:
             learner_settings_requested=dict(recipe.learner_settings),
             store_inputs=recipe.store_inputs,
         )
-        return self._directory.changed(await self._workers.store(self._registry.create_task, task, version))
+        return await self._directory.create(task, version)
 
     async def get(self, task_id: str) -> TaskRecord:
         """A task with its active version. Raises `TaskNotFound`, `TaskDeleted`."""
@@ -96,22 +97,21 @@ class TaskService:
         """Give a task another name, or none."""
         async with self._directory.lock(task_id):
             record = await self._expected(task_id, if_match)
-            renamed = await self._workers.store(self._registry.rename_task, task_id, name, record.revision)
-            return self._directory.changed(renamed)
+            change = partial(self._registry.rename_task, task_id, name, record.revision)
+            return await self._directory.change(task_id, change)
 
     async def delete(self, task_id: str, if_match: str | None) -> None:
         """Delete a task: from then on it is gone (410)."""
         async with self._directory.lock(task_id):
             record = await self._expected(task_id, if_match)
-            await self._workers.store(self._registry.delete_task, task_id, record.revision)
-            self._directory.removed(task_id)
+            await self._directory.delete(task_id, partial(self._registry.delete_task, task_id, record.revision))
 
     async def activate(self, task_id: str, number: int, if_match: str | None) -> TaskRecord:
         """Serve another version from now on."""
         async with self._directory.lock(task_id):
             record = await self._expected(task_id, if_match)
-            active = await self._workers.store(self._registry.activate, task_id, number, record.revision)
-            return self._directory.changed(active)
+            change = partial(self._registry.activate, task_id, number, record.revision)
+            return await self._directory.change(task_id, change)
 
     async def add_examples(
         self, task_id: str, raws: Sequence[RawExample], if_match: str | None, call: Call
@@ -182,8 +182,8 @@ class TaskService:
         version = await self._adaptation.version(
             kit, recipe, support, call, change=change, parent=record.active_version, duplicates=duplicates
         )
-        updated = await self._workers.store(self._registry.add_version, record.id, version, record.revision)
-        return self._directory.changed(updated)
+        store = partial(self._registry.add_version, record.id, version, record.revision)
+        return await self._directory.change(record.id, store)
 
     async def _expected(self, task_id: str, if_match: str | None) -> TaskRecord:
         record = await self._directory.task(task_id)

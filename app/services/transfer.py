@@ -67,7 +67,7 @@ class TransferService:
             learner_settings_requested=dict(archive.learner_settings_requested),
             store_inputs=archive.store_inputs,
         )
-        return self._directory.changed(await self._workers.store(self._registry.create_task, task, version))
+        return await self._directory.create(task, version)
 
     async def _try_state(
         self, kit: Kit, candidate: Candidate, version: NewVersion, features: Tensor, call: Call

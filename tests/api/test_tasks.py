@@ -18,7 +18,7 @@ def test_creating_a_task_answers_201_with_location_etag_and_the_whole_task(clien
     assert task["labels"] == ["a", "b", "c"]
     assert task["shots"] == {"a": 5, "b": 5, "c": 5}
     assert task["learner"] == task["learner_requested"] == "protonet"
-    assert task["held_out"]["method"] == "leave-one-out"
+    assert task["held_out"]["method"] == "leave-one-out-per-label"
     assert 0 <= task["held_out"]["accuracy"] <= 1
     assert task["timing"]["device_ms"] >= 0
     assert task["version"] == 1

@@ -1,0 +1,87 @@
+"""Numerically careful steps that several learners share: class means, distances, units of length."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+LOGIT_LIMIT = 1e30
+"""Logits stay within this, so that embeddings of absurd size still give finite scores."""
+
+NORMALISE = {"description": "Scale each embedding to length one first."}
+"""Metadata of the setting `normalise`."""
+
+_FAR = 1e15
+
+
+def class_means(
+    features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
+) -> tuple[Float[Tensor, "way dim"], Float[Tensor, "way 1"]]:
+    """Mean embedding and shot of each class, summed in float64: the order of examples leaves no trace in float32."""
+    wide = features.double()
+    shots = labels.bincount(minlength=way)[:, None].to(wide)
+    sums = wide.new_zeros(way, features.shape[1]).index_add(0, labels, wide)
+    return (sums / shots).to(features.dtype), shots.to(features.dtype)
+
+
+def squared_distances(a: Float[Tensor, "n dim"], b: Float[Tensor, "way dim"]) -> Float[Tensor, "n way"]:
+    """Squared Euclidean distance of each pair, finite for all finite inputs, never negative.
+
+    By the expansion |a|^2 - 2ab + |b|^2 (one matrix product). Moved to the mean of `b` and divided by its
+    reach first, because the expansion cancels badly far from the origin and overflows far from one.
+    """
+    # A power of two, so that dividing by it rounds nothing.
+    reach = _or_one(b.detach().abs().amax()).log2().floor().exp2()
+    centre = (b.detach() / reach).mean(dim=0)
+    near = b / reach - centre
+    unit = _or_one(near.detach().abs().amax())
+    near = near / unit
+    far = ((a / reach - centre) / unit).clamp(-_FAR, _FAR)
+    squares = far.square().sum(1, keepdim=True) - 2 * far @ near.T + near.square().sum(1)
+    scale = unit * reach
+    return (squares.clamp_min(0) * scale * scale).clamp_max(LOGIT_LIMIT)
+
+
+def spread(features: Float[Tensor, "s dim"]) -> Float[Tensor, ""]:
+    """Root mean squared distance of the examples from their mean, in embedding units, above zero.
+
+    The unit of length that makes a setting fit embeddings of any scale. Where all examples are alike there is
+    no such length: then it is the largest coordinate, and for zero vectors one.
+    """
+    wide = features.double()
+    length = (wide - wide.mean(dim=0)).square().sum(1).mean().sqrt()
+    largest = wide.detach().abs().amax()
+    positive = torch.where(length > 1e-6 * largest, length, _or_one(largest))
+    return positive.clamp_max(torch.finfo(features.dtype).max).to(features.dtype)
+
+
+def prepared(features: Float[Tensor, "n dim"], normalise: bool) -> Float[Tensor, "n dim"]:
+    """The embeddings as the setting `normalise` wants them."""
+    return unit_vectors(features) if normalise else features
+
+
+def in_units(features: Float[Tensor, "n dim"], unit: Float[Tensor, ""]) -> Float[Tensor, "n dim"]:
+    """Embeddings in a unit of length, cut off where further sums would overflow."""
+    return (features / unit).clamp(-_FAR, _FAR)
+
+
+def groups_by_shot(labels: Int64[Tensor, " s"], way: int) -> Iterator[Int64[Tensor, "classes shot"]]:
+    """Row numbers of the examples by class, one rectangle for each shot that occurs."""
+    shots = labels.bincount(minlength=way)
+    order = labels.argsort(stable=True)
+    starts = shots.cumsum(0) - shots
+    for shot in sorted(set(shots.tolist())):
+        if shot:
+            yield order[starts[shots == shot][:, None] + torch.arange(shot, device=labels.device)]
+
+
+def unit_vectors(features: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Each row over its length; a row of zeros stays zero."""
+    largest = _or_one(features.detach().abs().amax(dim=1, keepdim=True))
+    scaled = features / largest
+    return scaled / _or_one(scaled.square().sum(1, keepdim=True)).sqrt()
+
+
+def _or_one(length: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return torch.where(length > 0, length, torch.ones_like(length))
