@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 import torch
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app.api import errors, openapi
 from app.api.metrics import Metrics
@@ -41,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await asyncio.to_thread(close_services, services, settings)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Imprint",
         version=installed_version(),
         description=DESCRIPTION,

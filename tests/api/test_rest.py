@@ -1,6 +1,7 @@
 """Catalogue, limits, health, metrics, documents."""
 
 import json
+import re
 from pathlib import Path
 
 from app.core.errors import Unavailable
@@ -104,7 +105,16 @@ def test_the_committed_openapi_document_is_the_servers(client):
     served = client.get("/openapi.json").json()
     served["info"]["version"] = committed["info"]["version"]
     assert served == committed, "run `make openapi` and look at the difference"
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.url.path == "/docs"
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(links) >= 3
+    for link in links:
+        assert link.startswith("/")
+        assert client.get(link).status_code == 200
 
 
 def test_every_route_and_setting_is_documented(client):

@@ -3,6 +3,7 @@
 import shutil
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 
 from app.api.deps import MetricsDep, ServicesDep
 from app.api.responses import json_response
@@ -18,6 +19,12 @@ class NotReady(Unavailable):
 
     code = "not-ready"
     title = "Not ready"
+
+
+@router.get("/", include_in_schema=False)
+async def home() -> Response:
+    """Until there is a console, the API's page is what there is to see."""
+    return RedirectResponse("docs")
 
 
 @router.get("/livez", response_model=dict[str, str], summary="Is the process alive?")
