@@ -1,14 +1,16 @@
 """`create_app`: the only place that wires everything."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import structlog
 import torch
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from filelock import FileLock, Timeout
 
 from app.api import errors, openapi
 from app.api.metrics import Metrics
@@ -16,6 +18,7 @@ from app.api.middleware import RequestMiddleware
 from app.api.routes import catalogue, health, predictions, tasks, transfer, versions
 from app.checkpoints.load import load_all
 from app.config import Settings
+from app.core.errors import Conflict
 from app.engine.device import resolve_device
 from app.engine.scheduler import Engine
 from app.registry.repository import Registry
@@ -28,6 +31,13 @@ log = structlog.get_logger("imprint.main")
 DESCRIPTION = "POST a handful of labelled examples, get a stored classifier, ask it for predictions."
 
 
+class DataFolderInUse(Conflict):
+    """Another server holds the data folder: two would not see each other's changes."""
+
+    code = "data-folder-in-use"
+    title = "Another server uses the data folder"
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The server. Everything it holds is opened when it starts and closed when it ends."""
     settings = settings or Settings()
@@ -35,12 +45,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = open_services(settings, metrics)
-        app.state.services = services
+        running = opened(settings, metrics)
+        app.state.services = await asyncio.to_thread(running.__enter__)
         try:
             yield
         finally:
-            await asyncio.to_thread(close_services, services, settings)
+            await asyncio.to_thread(running.__exit__, None, None, None)
 
     app = FastAPIOffline(
         title="Imprint",
@@ -60,39 +70,48 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def open_services(settings: Settings, metrics: Metrics) -> Services:
-    """Load the checkpoints, open the registry, start the engine."""
+@contextmanager
+def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
+    """Checkpoints loaded, registry open, engine running; all of it closed at the end, in the opposite order."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints, left_out = load_all(settings.model_folders(), settings.wanted_backbones())
-    for name, reason in left_out.items():
-        log.warning("checkpoint left out", checkpoint=name, reason=reason)
-    device = resolve_device(settings.device)
-    engine = Engine(
-        {name: one.backbone for name, one in checkpoints.items()},
-        device=device,
-        settings=settings.engine,
-        observer=metrics,
-    )
-    registry = Registry(settings.registry_url(), settings.data_dir)
-    try:
+    with owned(settings.data_dir), closing(Registry(settings.registry_url(), settings.data_dir)) as registry:
         registry.migrate()
+        checkpoints, left_out = load_all(settings.model_folders(), settings.wanted_backbones())
+        for name, reason in left_out.items():
+            log.warning("checkpoint left out", checkpoint=name, reason=reason)
+        backbones = {name: one.backbone for name, one in checkpoints.items()}
+        device = resolve_device(settings.device)
+        engine = Engine(backbones, device=device, settings=settings.engine, observer=metrics)
         catalogue_ = Catalogue(checkpoints, settings.limits)
-        engine.start()
-    except BaseException:
-        registry.close()
-        raise
-    log.info("started", device=str(device), checkpoints=sorted(checkpoints), data_dir=str(settings.data_dir))
-    return wire(registry, engine, catalogue_, Workers(settings.decode_threads), settings.limits)
-
-
-def close_services(services: Services, settings: Settings) -> None:
-    """Finish what runs, then let go of everything."""
-    services.engine.stop(settings.drain_timeout_s)
-    services.workers.close()
-    services.registry.close()
+        with closing(Workers(settings.decode_threads)) as workers:
+            engine.start()
+            log.info("started", device=str(device), checkpoints=sorted(checkpoints), data_dir=str(settings.data_dir))
+            try:
+                yield wire(registry, engine, catalogue_, workers, settings.limits)
+            finally:
+                engine.stop(settings.drain_timeout_s)
     log.info("stopped")
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the data folder as long as the server runs; the system lets go of it when the process dies.
+
+    Raises: `DataFolderInUse`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DataFolderInUse(
+            f"Another server uses the data folder {folder}; stop it or set IMPRINT_DATA_DIR."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def installed_version() -> str:

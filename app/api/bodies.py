@@ -49,6 +49,9 @@ def media_type_of(request: Request) -> str:
 
 async def body_of(request: Request) -> bytes:
     """The whole body. Raises `EmptyBody`."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise UnsupportedBody(f"A body with Content-Encoding {coding!r} is not read here; send it as it is.")
     body = await request.body()
     if not body:
         raise EmptyBody("The body is empty; /docs shows what belongs there.")

@@ -43,30 +43,51 @@ class Result:
 def run(*, once: bool, port: int) -> int:
     """The whole demo; the exit status. With `once` the server and its data are gone afterwards."""
     console = Console()
+    url = f"http://127.0.0.1:{port}"
+    if not once and answers(url):
+        console.print(f"A server already runs at {url}: the demo talks to that one.")
+        return 0 if show(console, url) else 1
     with tempfile.TemporaryDirectory(prefix="imprint-demo-") as scratch:
         folder = Path(scratch) if once else Path(os.environ.get("IMPRINT_DATA_DIR", ".imprint")).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port(port)
-        server = start_server(port, folder)
         url = f"http://127.0.0.1:{port}"
+        server = start_server(port, folder)
         try:
             wait_until_ready(url, server, folder / LOG)
-            with httpx.Client(base_url=url, timeout=120.0) as client:
-                results = [classify(client, sample) for sample in (digits(), tickets())]
-        except (httpx.HTTPError, RuntimeError) as error:
-            stop(server)
+            fine = show(console, url)
+        except RuntimeError as error:
             console.print(f"[red]The demo failed:[/red] {error}")
-            return 1
-        for result in results:
-            show_answers(console, result)
-        show_summary(console, results)
-        if once:
+            fine = False
+        if once or not fine:
             stop(server)
-            console.print("The server was stopped and its data removed.")
-            return 0
+            console.print("The server was stopped.")
+            return 0 if fine else 1
     console.print(f"The server is still running at [bold]{url}[/bold] (try {url}/docs), process {server.pid}.")
     console.print(f"Its data and its log {LOG} lie in {folder}. Stop it with: kill {server.pid}")
     return 0
+
+
+def answers(url: str) -> bool:
+    """Whether an Imprint server is there and ready."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2.0).json().get("engine") == "ok"
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def show(console: Console, url: str) -> bool:
+    """Make the classifiers, ask them, print the tables; false when the server refused something."""
+    try:
+        with httpx.Client(base_url=url, timeout=120.0) as client:
+            results = [classify(client, sample) for sample in (digits(), tickets())]
+    except (httpx.HTTPError, RuntimeError) as error:
+        console.print(f"[red]The demo failed:[/red] {error}")
+        return False
+    for result in results:
+        show_answers(console, result)
+    show_summary(console, results)
+    return True
 
 
 def free_port(wanted: int) -> int:

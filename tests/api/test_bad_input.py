@@ -244,6 +244,11 @@ def test_a_content_type_that_is_not_read(client):
     )
 
 
+def test_a_compressed_body(client):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    refused(client.post("/v1/tasks", content=b"\x1f\x8b", headers=headers), 415, "unsupported-content-type")
+
+
 def test_a_multipart_body_without_a_boundary(client):
     headers = {"content-type": "multipart/form-data"}
     refused(

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from app import learners
 from app.api.deps import ServicesDep
 from app.api.responses import json_response
 from app.checkpoints.load import Checkpoint
+from app.config import Settings
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -71,6 +72,8 @@ def _learner_json(name: str, loaded: Mapping[str, Checkpoint]) -> dict[str, obje
 
 
 @router.get("/limits", response_model=dict[str, int], summary="Show the limits")
-async def show_limits(services: ServicesDep) -> Response:
+async def show_limits(request: Request, services: ServicesDep) -> Response:
     """Every limit in force, units in the names."""
-    return json_response(asdict(services.limits))
+    settings: Settings = request.app.state.settings
+    queue = {"queue_examples": settings.engine.queue_examples, "deadline_ms": int(settings.deadline_s * 1000)}
+    return json_response({**asdict(services.limits), **queue})
