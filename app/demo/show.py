@@ -71,7 +71,7 @@ def run(*, once: bool, port: int) -> int:
 def answers(url: str) -> bool:
     """Whether an Imprint server is there and ready."""
     try:
-        return httpx.get(f"{url}/readyz", timeout=2.0).json().get("engine") == "ok"
+        return bool(httpx.get(f"{url}/readyz", timeout=2.0).json().get("engine") == "ok")
     except (httpx.HTTPError, ValueError):
         return False
 
