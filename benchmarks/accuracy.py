@@ -5,20 +5,13 @@ Every number is inductive: an answer depends on the support set and on its own q
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from app.checkpoints.load import load_all
-from app.codecs import RawExample, RawInput, decode_examples
-from app.config import bundled_models
-from app.core.episode import TaskState
-from app.core.limits import Limits
-from app.services.catalogue import Candidate, Catalogue
 from app.services.heads import AdaptHead
 from benchmarks import data
+from benchmarks.features import catalogue_of, draw, embedded_examples, right
 from benchmarks.server import posted, running
 from benchmarks.table import Row, arguments, mean_interval, show
 
@@ -31,27 +24,24 @@ NEAREST_MEAN = "protonet"
 def clothing() -> list[Row]:
     """Ten classes, five examples each from train, all of test, twenty seeds; frozen photo backbone."""
     name = "photo-efficientnet-lite0"
-    checkpoints, left_out = load_all([bundled_models()], [name])
-    if left_out:
-        raise RuntimeError(left_out[name])
-    catalogue = Catalogue(checkpoints, Limits())
+    catalogue = catalogue_of(name)
     kit = catalogue.kit(name)
-    parts = {part: _embedded(catalogue, name, data.clothing(part)) for part in ("train", "test")}
+    train, test = (embedded_examples(kit, data.clothing(part)) for part in ("train", "test"))
     learners = ["auto", *kit.checkpoint.card.learners]
     found: dict[str, list[float]] = {learner: [] for learner in learners}
     chosen: dict[str, int] = {}
     for seed in range(SEEDS):
-        support = _draw(parts["train"][1], SHOT, torch.Generator().manual_seed(seed))
-        features, labels = parts["train"][0][support], parts["train"][1][support]
+        support = draw(train.labels, SHOT, torch.Generator().manual_seed(seed))
+        features, labels = train.features[support], train.labels[support]
         for learner in learners:
-            adapted = AdaptHead(catalogue.candidates(kit, learner, {}), labels, int(labels.max()) + 1)(features)
-            found[learner].append(_accuracy(adapted.candidate, adapted.state, *parts["test"]))
+            adapted = AdaptHead(catalogue.candidates(kit, learner, {}), labels, train.way)(features)
+            found[learner].append(right(adapted.candidate, adapted.state, test.features, test.labels))
             if learner == "auto":
                 chosen[adapted.candidate.name] = chosen.get(adapted.candidate.name, 0) + 1
     rows = []
     for learner, values in found.items():
         mean, half = mean_interval([100 * one for one in values])
-        note = f"seeds 0-{SEEDS - 1}, {len(parts['test'][1])} queries each"
+        note = f"seeds 0-{SEEDS - 1}, {len(test.labels)} queries each"
         if learner == "auto":
             note += ", chose " + ", ".join(f"{one} {count}x" for one, count in sorted(chosen.items()))
         rows.append(Row(f"clothing 10-way {SHOT}-shot, {learner}", mean, "%", None, "higher", half, note))
@@ -93,29 +83,6 @@ def clinc150() -> list[Row]:
 def _timed(work: Callable[[], dict[str, object]]) -> tuple[dict[str, object], float]:
     started = time.perf_counter()
     return work(), time.perf_counter() - started
-
-
-def _embedded(catalogue: Catalogue, name: str, files: Sequence[tuple[bytes, str]]) -> tuple[Tensor, Tensor]:
-    kit = catalogue.kit(name)
-    raws = [RawExample(label, RawInput("bytes", file, ""), "") for file, label in files]
-    examples = decode_examples(kit.codec, raws, Limits())
-    labels = sorted({one.label for one in examples})
-    backbone, rows = kit.checkpoint.backbone, []
-    step = backbone.micro_batch_examples("cpu")
-    with torch.no_grad():
-        for start in range(0, len(examples), step):
-            batch = [one.input.tensor for one in examples[start : start + step]]
-            rows.append(backbone(kit.codec.stack(batch)))
-    return torch.cat(rows), torch.tensor([labels.index(one.label) for one in examples])
-
-
-def _draw(labels: Tensor, shot: int, generator: torch.Generator) -> Tensor:
-    classes = [(labels == label).nonzero()[:, 0] for label in range(int(labels.max()) + 1)]
-    return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:shot]] for rows in classes])
-
-
-def _accuracy(candidate: Candidate, state: TaskState, features: Float[Tensor, "q dim"], labels: Tensor) -> float:
-    return float((candidate.learner.score(state, features).argmax(1) == labels).float().mean())
 
 
 SETS = {"clothing": clothing, "clinc150": clinc150}

@@ -47,6 +47,14 @@ def test_the_curl_commands_of_a_page_work(page, url, tmp_path):
     assert '"predictions":[{"index":0' in done.stdout
 
 
+@pytest.mark.parametrize("example", sorted(one.name for one in (ROOT / "examples").glob("*.py")))
+def test_an_example_runs(example, url):
+    command = [sys.executable, str(ROOT / "examples" / example), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "refund" in done.stdout
+
+
 def test_the_learner_of_the_docs_is_a_learner():
     page = (ROOT / "docs/add-a-learner.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
