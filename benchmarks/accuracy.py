@@ -11,7 +11,7 @@ import torch
 
 from app.services.heads import AdaptHead
 from benchmarks import data
-from benchmarks.features import catalogue_of, draw, embedded_examples, right
+from benchmarks.features import catalogue_of, draw, embedded_examples, share_right
 from benchmarks.server import posted, running
 from benchmarks.table import Row, arguments, mean_interval, show
 
@@ -35,7 +35,7 @@ def clothing() -> list[Row]:
         features, labels = train.features[support], train.labels[support]
         for learner in learners:
             adapted = AdaptHead(catalogue.candidates(kit, learner, {}), labels, train.way)(features)
-            found[learner].append(right(adapted.candidate, adapted.state, test.features, test.labels))
+            found[learner].append(share_right(adapted.candidate, adapted.state, test.features, test.labels))
             if learner == "auto":
                 chosen[adapted.candidate.name] = chosen.get(adapted.candidate.name, 0) + 1
     rows = []

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from app.checkpoints.load import load_all
-from app.codecs import RawExample, RawInput, decode_examples, decode_inputs
+from app.codecs import RawExample, RawInput, decode_examples
 from app.config import bundled_models
 from app.core.episode import TaskState
 from app.core.limits import Limits
@@ -47,7 +47,7 @@ def embedded_examples(kit: Kit, examples: Sequence[tuple[bytes | str, str]]) -> 
 
 def embedded_queries(kit: Kit, queries: Sequence[bytes | str]) -> Float[Tensor, "q dim"]:
     """Embed files or texts in their order, each one: every query counts."""
-    return _embedded(kit, [one.tensor for one in decode_inputs(kit.codec, [_raw(query) for query in queries])])
+    return _embedded(kit, [kit.codec.decode(_raw(query)).tensor for query in queries])
 
 
 def draw(labels: Int64[Tensor, " n"], shot: int, generator: torch.Generator) -> Int64[Tensor, " s"]:
@@ -56,7 +56,7 @@ def draw(labels: Int64[Tensor, " n"], shot: int, generator: torch.Generator) -> 
     return torch.cat([rows[torch.randperm(len(rows), generator=generator)[:shot]] for rows in classes])
 
 
-def right(
+def share_right(
     candidate: Candidate, state: TaskState, features: Float[Tensor, "q dim"], labels: Int64[Tensor, " q"]
 ) -> float:
     """The share of queries whose best label is theirs."""
