@@ -1,8 +1,9 @@
 """The command line: `imprint serve`, `imprint demo`, `imprint doctor`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from app.config import Settings
 
@@ -23,8 +24,11 @@ def serve(
 
     from app.api import logs  # noqa: PLC0415
 
-    changed = {"host": host, "port": port}
-    settings = Settings().model_copy(update={name: value for name, value in changed.items() if value is not None})
+    changed: dict[str, Any] = {"host": host, "port": port}
+    try:
+        settings = Settings(**{name: value for name, value in changed.items() if value is not None})
+    except ValidationError as error:
+        raise Refused("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())) from None
     check_bind(settings)
     logs.configure(settings.log_format, settings.log_level)
     uvicorn.run(

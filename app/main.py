@@ -8,11 +8,12 @@ from pathlib import Path
 
 import structlog
 import torch
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from filelock import FileLock, Timeout
 
 from app.api import errors, openapi
+from app.api.deps import known_query
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.routes import catalogue, health, predictions, tasks, transfer, versions
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(RequestMiddleware, metrics=metrics, body_size_bytes=settings.limits.body_size_bytes)
     for module in (tasks, versions, transfer, predictions, catalogue, health):
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(known_query)])
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 

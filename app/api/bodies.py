@@ -1,26 +1,28 @@
 """Reading bodies: JSON into schemas; multipart, zip, safetensors and bare files into raw inputs."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import codecs
+import json
+from collections import Counter
 from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from pydantic_core import to_json
 
-from app.api.errors import from_validation
+from app.api.errors import from_single, from_validation
+from app.api.multipart import Part, read_multipart
 from app.backbones._base import Modality
 from app.codecs import RawExample, RawInput, read_archive, read_vectors
 from app.codecs.pointer import pointer as pointer_to
-from app.core.errors import Malformed, UnsupportedMedia
-from app.core.limits import Limits
+from app.core.errors import Invalid, Malformed, UnsupportedMedia
 from app.services import Services
+
+MOST_SCANNED_BYTES = 10**9
 
 M = TypeVar("M", bound=BaseModel)
 
 JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 ZIP = ("application/zip", "application/x-zip-compressed")
 SAFETENSORS = ("application/vnd.safetensors", "application/x-safetensors", "application/safetensors")
@@ -35,6 +37,13 @@ class EmptyBody(Malformed):
     title = "The body is empty"
 
 
+class RepeatedLabel(Invalid):
+    """A JSON object that has one name twice."""
+
+    code = "repeated-label"
+    title = "A label stands twice"
+
+
 class UnsupportedBody(UnsupportedMedia):
     """A Content-Type that this route does not read."""
 
@@ -45,6 +54,14 @@ class UnsupportedBody(UnsupportedMedia):
 def media_type_of(request: Request) -> str:
     """The body's media type without parameters, lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(request: Request) -> bool:
+    """Whether the body is JSON, as it is when nothing else is said. Raises `UnsupportedBody` for an HTML form."""
+    media_type = media_type_of(request)
+    if media_type == FORM:
+        raise UnsupportedBody(f"The Content-Type is {FORM}, as curl sends by itself; say 'Content-Type: {JSON}'.")
+    return media_type in ("", JSON) or media_type.endswith("+json")
 
 
 async def body_of(request: Request) -> bytes:
@@ -60,10 +77,12 @@ async def body_of(request: Request) -> bytes:
 
 async def json_of(request: Request, schema: type[M], services: Services) -> M:
     """The body as `schema`. Raises `Malformed` for broken JSON, `Invalid` with a pointer per fault."""
-    media_type = media_type_of(request)
-    if media_type not in ("", JSON) and not media_type.endswith("+json"):
-        raise UnsupportedBody(f"This takes {JSON}, not {media_type!r}.")
-    body = await body_of(request)
+    if not is_json(request):
+        raise UnsupportedBody(f"This takes {JSON}, not {media_type_of(request)!r}.")
+    charset = request.headers.get("content-type", "").lower().partition("charset=")[2].strip(' "')
+    if charset not in ("", "utf-8", "utf8", "us-ascii"):
+        raise UnsupportedBody(f"JSON is always UTF-8 here; charset {charset!r} is not read.")
+    body = (await body_of(request)).removeprefix(codecs.BOM_UTF8)
     if len(body) <= SMALL_BYTES:
         return parse(schema, body)
     return await services.workers.decode(parse, schema, body)
@@ -72,18 +91,46 @@ async def json_of(request: Request, schema: type[M], services: Services) -> M:
 def parse(schema: type[M], body: bytes) -> M:
     """JSON bytes as `schema`."""
     try:
-        return schema.model_validate_json(body)
+        given = schema.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False)) from error
+    refuse_repeated_labels(body, getattr(given, "support", None))
+    return given
+
+
+def refuse_repeated_labels(body: bytes, support: object) -> None:
+    """Refuse a map whose JSON names a label twice: parsers keep the last one only, and examples would be lost.
+
+    Raises `RepeatedLabel`. A look at the bytes settles nearly every body; only a suspicious one is parsed again.
+    """
+    if not isinstance(support, dict):
+        return
+    plain = b"\\u" not in body and len(support) * len(body) < MOST_SCANNED_BYTES
+    if plain and all(body.count(to_json(label)) == 1 for label in support):
+        return
+
+    def pairs(found: list[tuple[str, object]]) -> dict[str, object]:
+        counts = Counter(name for name, _ in found)
+        twice = next((name for name, count in counts.items() if count > 1), None)
+        if twice is not None:
+            raise RepeatedLabel(f"The name {twice!r} stands twice in one object.", pointer=pointer_to("support", twice))
+        return dict(found)
+
+    json.loads(body, object_pairs_hook=pairs)
 
 
 def query_of(request: Request, schema: type[M]) -> M:
-    """The query string as `schema`; unknown parameters are refused."""
-    given: Mapping[str, str] = request.query_params
+    """The query string as `schema`."""
     try:
-        return schema.model_validate(dict(given))
+        return schema.model_validate_strings(dict(request.query_params), strict=False)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False), "/query") from error
+
+
+def refuse_query(request: Request) -> None:
+    """Options of a JSON request stand in its body: refuse them in the query, where nobody would read them."""
+    for name in request.query_params:
+        raise from_single(f"/query/{name}", "Beside a JSON body this belongs into the body.", "extra-forbidden")
 
 
 async def examples_of(request: Request, modality: Modality, services: Services) -> list[RawExample]:
@@ -91,8 +138,8 @@ async def examples_of(request: Request, modality: Modality, services: Services) 
     media_type = media_type_of(request)
     body = await body_of(request)
     if media_type == MULTIPART:
-        async with _form_of(request, services.limits) as form:
-            return await _examples_of_form(form, modality)
+        parts = await services.workers.decode(read_multipart, body, request.headers["content-type"], services.limits)
+        return _examples_of_parts(parts, modality)
     if media_type in ZIP:
         return await services.workers.decode(read_archive, body, modality, services.limits)
     raise UnsupportedBody(f"A support set comes as {JSON}, {MULTIPART} or {ZIP[0]}, not {media_type!r}.")
@@ -103,45 +150,28 @@ async def inputs_of(request: Request, modality: Modality, services: Services) ->
     media_type = media_type_of(request)
     body = await body_of(request)
     if media_type == MULTIPART:
-        async with _form_of(request, services.limits) as form:
-            items = form.multi_items()
-            return [await _raw_part(value, modality, f"/parts/{index}") for index, (_, value) in enumerate(items)]
+        parts = await services.workers.decode(read_multipart, body, request.headers["content-type"], services.limits)
+        return [_raw_part(part, modality, f"/parts/{index}") for index, part in enumerate(parts)]
     if media_type in SAFETENSORS:
         return await services.workers.decode(read_vectors, body, services.limits)
     return [RawInput("bytes", body, "", media_type or None)]
 
 
-@asynccontextmanager
-async def _form_of(request: Request, limits: Limits) -> AsyncIterator[FormData]:
-    most = limits.examples + 1
-    try:
-        form = await request.form(max_files=most, max_fields=most, max_part_size=limits.image_size_bytes)
-    except (MultiPartException, HTTPException) as error:
-        reason = error.message if isinstance(error, MultiPartException) else error.detail
-        raise Malformed(f"The multipart body cannot be read: {reason}") from error
-    try:
-        yield form
-    finally:
-        await form.close()
-
-
-async def _examples_of_form(form: FormData, modality: Modality) -> list[RawExample]:
+def _examples_of_parts(parts: list[Part], modality: Modality) -> list[RawExample]:
     counts: dict[str, int] = {}
     examples = []
-    for label, value in form.multi_items():
-        pointer = pointer_to("support", label)
-        index = counts.get(label, 0)
-        counts[label] = index + 1
-        raw = await _raw_part(value, modality, f"{pointer}/{index}")
-        examples.append(RawExample(label, raw, pointer))
+    for part in parts:
+        pointer = pointer_to("support", part.name)
+        index = counts.get(part.name, 0)
+        counts[part.name] = index + 1
+        examples.append(RawExample(part.name, _raw_part(part, modality, f"{pointer}/{index}"), pointer))
     return examples
 
 
-async def _raw_part(value: UploadFile | str, modality: Modality, pointer: str) -> RawInput:
-    if isinstance(value, UploadFile):
-        return RawInput("bytes", await value.read(), pointer, value.content_type)
-    if modality == "image":
-        return RawInput("base64", value, pointer)
-    if modality == "text":
-        return RawInput("text", value, pointer)
-    return RawInput("bytes", value.encode(), pointer, JSON)
+def _raw_part(part: Part, modality: Modality, pointer: str) -> RawInput:
+    if modality == "image" and not part.is_file:
+        try:
+            return RawInput("base64", part.content.decode("ascii"), pointer)
+        except UnicodeDecodeError:
+            return RawInput("bytes", part.content, pointer, part.media_type)
+    return RawInput("bytes", part.content, pointer, part.media_type)

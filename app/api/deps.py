@@ -1,16 +1,17 @@
-"""What every route needs: the services, the metrics, and the call with its deadline."""
+"""What every route needs: the services, the metrics, the call with its deadline, and its query checked."""
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from starlette.requests import ClientDisconnect
 
+from app.api.errors import from_single
 from app.api.metrics import Metrics
 from app.config import Settings
-from app.core.errors import Malformed
+from app.core.errors import DeadlinePassed, Malformed
 from app.services import Services
 from app.services.call import Call
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 WATCH_AFTER_S = 0.05
 """A request that is answered sooner is not worth a watch on its client."""
+REPEATABLE = {"example_id"}
 
 
 class BadHeader(Malformed):
@@ -39,21 +41,42 @@ def metrics_of(request: Request) -> Metrics:
     return metrics
 
 
-def call_of(request: Request) -> Call:
+def call_of(
+    request: Request,
+    x_deadline_ms: Annotated[str | None, Header(description="Milliseconds that the answer may take.")] = None,
+) -> Call:
     """The call of a request: until when it may run."""
     settings: Settings = request.app.state.settings
     allowed_s = settings.deadline_s
-    header = request.headers.get("x-deadline-ms")
-    if header is not None:
-        if not (header.isascii() and header.isdigit() and 0 < int(header[:12]) < 10**9):
+    if x_deadline_ms is not None:
+        text = x_deadline_ms
+        if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) < 10**9):
             raise BadHeader("X-Deadline-Ms is the whole number of milliseconds that the answer may take.")
-        allowed_s = min(allowed_s, int(header) / 1000)
+        allowed_s = min(allowed_s, int(text) / 1000)
     return Call(time.monotonic() + allowed_s)
 
 
-def if_match_of(request: Request) -> str | None:
+def if_match_of(
+    if_match: Annotated[str | None, Header(description="ETags; the task must be at one of them, else 412.")] = None,
+) -> str | None:
     """The `If-Match` header."""
-    return request.headers.get("if-match")
+    return if_match
+
+
+def known_query(request: Request) -> None:
+    """Refuse query parameters that the route does not know, and those that are given twice."""
+    if not request.url.query:
+        return
+    route = request.scope["route"]
+    known = {field.alias for field in route.dependant.query_params}
+    known |= {one["name"] for one in (route.openapi_extra or {}).get("parameters", [])}
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise from_single(f"/query/{name}", "There is no such parameter here.", "extra-forbidden")
+        if name in seen and name not in REPEATABLE:
+            raise from_single(f"/query/{name}", "This parameter is given twice.", "repeated")
+        seen.add(name)
 
 
 ServicesDep = Annotated[Services, Depends(services_of)]
@@ -62,26 +85,41 @@ CallDep = Annotated[Call, Depends(call_of)]
 IfMatchDep = Annotated[str | None, Depends(if_match_of)]
 
 
-async def attended(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work of a request as long as its client waits; then it is cancelled and nothing is stored.
+async def attended(request: Request, call: Call, work: Callable[[], Awaitable[T]]) -> T:
+    """Read the body, then do the work, as long as the deadline has not passed and the client waits.
 
-    The body must have been read. Raises: `ClientDisconnect` when the client left.
+    Else the work is cancelled and nothing is stored; if it could not be stopped any more, its result counts.
+    Raises: `DeadlinePassed`; `ClientDisconnect` when the client left.
     """
-    task = asyncio.ensure_future(work)
+    await _body_in_time(request, call)
+    task = asyncio.ensure_future(work())
+    left: asyncio.Future[None] | None = None
     try:
-        done, _ = await asyncio.wait({task}, timeout=WATCH_AFTER_S)
-        if done:
-            return task.result()
-        left = asyncio.ensure_future(_client_left(request))
-        try:
-            await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            left.cancel()
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
+        await asyncio.wait({task}, timeout=min(WATCH_AFTER_S, call.left_s))
+        if not task.done():
+            left = asyncio.ensure_future(_client_left(request))
+            await asyncio.wait({task, left}, timeout=call.left_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        task.cancel()
+        gone = left is not None and left.done()
+        if left is not None:
+            left.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if not task.cancelled():
+        return task.result()
+    if gone:
+        raise ClientDisconnect
+    raise DeadlinePassed("The deadline passed before the answer was ready; nothing was stored.")
+
+
+async def _body_in_time(request: Request, call: Call) -> None:
+    """Have the whole body in memory: from then on the watch on the client may take what it receives."""
+    try:
+        async with asyncio.timeout(call.left_s):
+            await request.body()
+    except TimeoutError as error:
+        raise DeadlinePassed("The body did not arrive before the deadline.") from error
 
 
 async def _client_left(request: Request) -> None:

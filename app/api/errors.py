@@ -1,6 +1,7 @@
 """Which failure is which HTTP status, and how it reads: RFC 9457 problem details on every path."""
 
 import math
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -72,7 +73,7 @@ def request_id_of(request: Request) -> str:
 
 def from_validation(found: Sequence[ErrorDetails], prefix: str = "") -> ImprintError:
     """Pydantic's findings as one of ours: broken JSON is malformed, the rest invalid with a pointer each."""
-    if found and found[0]["type"] == "json_invalid":
+    if found[0]["type"] == "json_invalid" and not found[0]["loc"]:
         reason = found[0].get("ctx", {}).get("error", "it is not JSON")
         return errors.Malformed(f"The body is not valid JSON: {reason}.")
     faults = [Fault(prefix + _pointer(one["loc"]), _sentence(one), one["type"].replace("_", "-")) for one in found[:20]]
@@ -81,9 +82,9 @@ def from_validation(found: Sequence[ErrorDetails], prefix: str = "") -> ImprintE
     return errors.Invalid(f"{len(found)} fields of the request are not valid; see errors.", faults=faults)
 
 
-def from_single(pointer: str, detail: str) -> ImprintError:
+def from_single(pointer: str, detail: str, code: str = "invalid") -> ImprintError:
     """One field at fault that no schema could see."""
-    return errors.Invalid(f"{pointer}: {detail}", faults=[Fault(pointer, detail)])
+    return errors.Invalid(f"{pointer}: {detail}", faults=[Fault(pointer, detail, code)])
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -129,4 +130,17 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     fields = problem_fields(shown, request.url.path, request_id_of(request))
     code = phrase.lower().replace(" ", "-")
     fields |= {"status": error.status_code, "title": phrase, "code": code, "type": f"urn:imprint:problem:{code}"}
-    return Response(to_json(fields), error.status_code, dict(error.headers or {}), CONTENT_TYPE)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return Response(to_json(fields), error.status_code, headers, CONTENT_TYPE)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the path can be asked, by all of its routes."""
+    found: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\\{[^}]+\\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, request.url.path):
+            found |= {method.upper() for method in operations}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))

@@ -1,21 +1,22 @@
 """`Idempotency-Key`: a repeated POST gets the first one's answer and changes nothing."""
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from fastapi import Request, Response
 
 from app.api.deps import BadHeader, attended
 from app.registry.records import Replay
 from app.services import Services
+from app.services.call import Call
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 KEPT_HEADERS = ("content-type", "location", "etag")
 
 
-async def once(request: Request, services: Services, work: Coroutine[Any, Any, Response]) -> Response:
+async def once(request: Request, services: Services, call: Call, work: Callable[[], Awaitable[Response]]) -> Response:
     """Do the work of a POST that writes, once for each key; without a key, just do it.
 
     Only a success is remembered: after a failure nothing was stored, and the client may try again.
@@ -23,27 +24,35 @@ async def once(request: Request, services: Services, work: Coroutine[Any, Any, R
     """
     key = request.headers.get("idempotency-key")
     if key is None:
-        return await attended(request, work)
+        return await attended(request, call, work)
     if not KEY.fullmatch(key):
-        work.close()
         raise BadHeader("Idempotency-Key is 1 to 255 visible ASCII characters.")
-    url = request.url
-    scope = f"{request.method} {url.path}?{url.query}"
-    digest = hashlib.sha256(await request.body()).hexdigest()
+    scope = f"{request.method} {request.url.path}?{request.url.query}"
     store, keys = services.workers.store, services.registry.idempotency
-    try:
-        replay = await store(keys.begin, key, scope, digest)
-    except BaseException:
-        work.close()
-        raise
-    if replay is not None:
-        work.close()
-        return Response(replay.body, replay.status, {**replay.headers, "Idempotent-Replayed": "true"})
-    try:
-        response = await attended(request, work)
-    except BaseException:
-        await store(keys.forget, key, scope)
-        raise
-    headers = {name: value for name, value in response.headers.items() if name in KEPT_HEADERS}
-    await store(keys.finish, key, scope, Replay(response.status_code, headers, bytes(response.body)))
-    return response
+
+    async def keyed() -> Response:
+        digest = await services.workers.decode(_digest, await request.body())
+        begun = asyncio.ensure_future(store(keys.begin, key, scope, digest))
+        try:
+            replay = await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            await asyncio.wait({begun})
+            if begun.exception() is None and begun.result() is None:
+                await store(keys.forget, key, scope)
+            raise
+        if replay is not None:
+            return Response(replay.body, replay.status, {**replay.headers, "Idempotent-Replayed": "true"})
+        try:
+            response = await work()
+        except BaseException:
+            await store(keys.forget, key, scope)
+            raise
+        headers = {name: value for name, value in response.headers.items() if name in KEPT_HEADERS}
+        await store(keys.finish, key, scope, Replay(response.status_code, headers, bytes(response.body)))
+        return response
+
+    return await attended(request, call, keyed)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -48,12 +48,17 @@ class RequestMiddleware:
         request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
         scope["request_id"] = request_id
         status = 0
+        head = scope["method"] == "HEAD"
+        if head:  # is a GET whose body stays here
+            scope = {**scope, "method": "GET"}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         structlog.contextvars.bind_contextvars(request_id=request_id)

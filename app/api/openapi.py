@@ -8,11 +8,23 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 REF = "#/components/schemas/{model}"
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Any string; a repeated request with it gets the first one's answer and changes nothing.",
+    "schema": {"type": "string", "maxLength": 255},
+}
 _described: set[type[BaseModel]] = set()
 
 
-def accepts(schema: type[BaseModel] | None, *media_types: str) -> dict[str, Any]:
-    """`openapi_extra` of a route that takes this JSON or a body of these types."""
+def accepts(
+    schema: type[BaseModel] | None, *media_types: str, query: type[BaseModel] | None = None, writes: bool = False
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that takes this JSON or a body of these types, and these query parameters.
+
+    `writes`: it honours `Idempotency-Key`.
+    """
     content: dict[str, Any] = {}
     if schema is not None:
         _described.add(schema)
@@ -22,7 +34,20 @@ def accepts(schema: type[BaseModel] | None, *media_types: str) -> dict[str, Any]
         if media_type == "multipart/form-data":
             part = {"type": "array", "items": {"type": "string", "format": "binary"}}
             content[media_type] = {"schema": {"type": "object", "additionalProperties": part}}
-    return {"requestBody": {"required": True, "content": content}}
+    extra: dict[str, Any] = {"requestBody": {"required": True, "content": content}} if content else {}
+    parameters = [] if query is None else _query_parameters(query, optional_body=bool(content))
+    if writes:
+        parameters.append(IDEMPOTENCY_KEY)
+    return {**extra, "parameters": parameters} if parameters else extra
+
+
+def _query_parameters(query: type[BaseModel], *, optional_body: bool) -> list[dict[str, Any]]:
+    note = " Only beside a body that is not JSON." if optional_body else ""
+    found = []
+    for name, schema in query.model_json_schema()["properties"].items():
+        about = schema.pop("description", "") + note
+        found.append({"name": name, "in": "query", "required": False, "description": about.strip(), "schema": schema})
+    return found
 
 
 class Problem(BaseModel):

@@ -2,17 +2,40 @@
 
 from collections.abc import Mapping
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from app.services import Services
 from app.services.call import Timing
+
+SMALL_ITEMS = 16
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response of plain values, dataclasses or models."""
     body = content.model_dump_json() if isinstance(content, BaseModel) else to_json(content)
     return Response(body, status, dict(headers or {}), "application/json")
+
+
+async def large_json(
+    services: Services, content: object, headers: Mapping[str, str], items: int = SMALL_ITEMS
+) -> Response:
+    """A JSON response that may be large: then it is written in a thread, so that the event loop goes on."""
+    if items < SMALL_ITEMS:
+        return json_response(content, headers=headers)
+    return await services.workers.decode(json_response, content, headers=headers)
+
+
+def not_modified(request: Request, etag: str) -> Response | None:
+    """A 304 when `If-None-Match` holds the ETag, compared weakly as RFC 9110 wants."""
+    offered = request.headers.get("if-none-match")
+    if offered is None:
+        return None
+    known = {one.strip().removeprefix("W/") for one in offered.split(",")}
+    if "*" not in known and etag.removeprefix("W/") not in known:
+        return None
+    return Response(status_code=304, headers={"ETag": etag})
 
 
 def server_timing(timing: Timing) -> dict[str, str]:

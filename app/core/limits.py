@@ -11,6 +11,8 @@ class Limits:
     labels: int = 10_000
     examples: int = 20_000
     inputs: int = 1_000
+    scores: int = 500_000
+    """Label scores in one answer: inputs times the smaller of top_k and the number of labels."""
     label_characters: int = 200
     text_characters: int = 100_000
     image_size_bytes: int = 20 * 1024 * 1024

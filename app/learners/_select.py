@@ -99,6 +99,8 @@ def _choose(verdicts: Mapping[str, _Verdict]) -> tuple[str, str]:
     score = f"{held_out.accuracy:.1%} of {held_out.examples} held-out examples right ({held_out.method})"
     if len(verdicts) == 1:
         return chosen, f"{chosen} is the only learner to choose from: {score}."
+    if all(one.held_out.accuracy == held_out.accuracy for one in verdicts.values()):
+        return chosen, f"{chosen}: {score}, and no other learner does better or worse."
     if chosen == best:
         return chosen, f"{chosen} is the most accurate: {score}."
     top = f"{best} with {verdicts[best].held_out.accuracy:.1%}"

@@ -13,6 +13,9 @@ from app.registry.tables import SmallBlobTable
 SMALL_CONTENT_BYTES = 16 * 1024
 """Up to this size an input is a row: 750 texts as files would cost 750 fsyncs."""
 
+MOST_PARAMETERS = 500
+"""Of one query: every database takes as many."""
+
 INLINE_STATE_BYTES = 1024 * 1024
 """Up to this size a state lies in its version's row."""
 
@@ -49,6 +52,20 @@ def read_small(session: Session, sha256: str) -> bytes | None:
     if content is not None and sha256_hex(content) != sha256:
         raise BlobCorrupt(sha256)
     return content
+
+
+def read_many_small(session: Session, sha256s: Iterable[str]) -> dict[str, bytes]:
+    """Those contents that lie in rows. Raises `BlobCorrupt`."""
+    found: dict[str, bytes] = {}
+    wanted = sorted(sha256s)
+    for start in range(0, len(wanted), MOST_PARAMETERS):
+        part = wanted[start : start + MOST_PARAMETERS]
+        query = select(SmallBlobTable.sha256, SmallBlobTable.content).where(SmallBlobTable.sha256.in_(part))
+        found.update((sha256, content) for sha256, content in session.execute(query))
+    for sha256, content in found.items():
+        if sha256_hex(content) != sha256:
+            raise BlobCorrupt(sha256)
+    return found
 
 
 def _check_hash(expected: str, found: str) -> None:

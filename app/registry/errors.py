@@ -70,7 +70,9 @@ class BadCursor(Invalid):
     title = "The cursor is not valid"
 
     def __init__(self) -> None:
-        super().__init__("The cursor is not one that this list returned; start again without a cursor.")
+        super().__init__(
+            "The cursor is not one that this list returned; start again without a cursor.", pointer="/query/cursor"
+        )
 
 
 class KeyInFlight(Conflict):

@@ -40,5 +40,5 @@ def wire(registry: Registry, engine: Engine, catalogue: Catalogue, workers: Work
         limits=limits,
         tasks=TaskService(registry, catalogue, adaptation, directory, workers, limits),
         predict=PredictService(registry, engine, catalogue, directory, workers, limits),
-        transfer=TransferService(registry, engine, catalogue, directory, workers),
+        transfer=TransferService(registry, engine, catalogue, directory, workers, limits),
     )

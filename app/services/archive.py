@@ -10,7 +10,7 @@ from torch import Tensor
 from app.core.errors import Fault, Invalid
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+MediaType = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,50}/[!-~]{1,50}$")]
 KEY = "imprint"
 
 
@@ -28,10 +28,10 @@ class _Strict(BaseModel):
 class ArchivedExample(_Strict):
     """One example; its embedding is its row of `features`."""
 
-    label: Label
+    label: str
     content_sha256: Sha256
-    media_type: Annotated[str, StringConstraints(max_length=100)]
-    size_bytes: int = Field(ge=0)
+    media_type: MediaType
+    size_bytes: int = Field(ge=0, le=2**53)
     truncated: bool
 
 
@@ -40,7 +40,7 @@ class ArchivedVersion(_Strict):
 
     learner: str
     learner_settings: dict[str, JsonValue]
-    labels: list[Label]
+    labels: list[str]
     dim: int = Field(ge=1)
     selection: dict[str, JsonValue] | None
     held_out: dict[str, JsonValue] | None
@@ -61,6 +61,10 @@ class Archive(_Strict):
     examples: list[ArchivedExample] = Field(min_length=2)
 
 
+def _refuse(constant: str) -> None:
+    raise NotAnExport(f"The file's metadata holds {constant}, which is no JSON number.")
+
+
 def read_archive(data: bytes) -> tuple[dict[str, Tensor], Archive]:
     """The tensors and the document of an export.
 
@@ -74,6 +78,7 @@ def read_archive(data: bytes) -> tuple[dict[str, Tensor], Archive]:
             "The safetensors file does not come from GET /v1/tasks/{id}/export: it has no metadata of it."
         )
     try:
+        json.loads(document, parse_constant=_refuse)
         return tensors, Archive.model_validate_json(document)
     except ValidationError as error:
         faults = [

@@ -59,6 +59,11 @@ class Call:
     deadline_s: float
     timing: Timing = field(default_factory=Timing)
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, 0 once it has passed."""
+        return max(0.0, self.deadline_s - time.monotonic())
+
     def check(self) -> None:
         """Raises `DeadlinePassed` once it is too late to go on."""
         if time.monotonic() >= self.deadline_s:

@@ -59,18 +59,20 @@ class Directory:
         await self._seen_through(task_id, function)
 
     async def _seen_through(self, task_id: str | None, function: Callable[[], T]) -> T:
-        """Run a change to its end, even when the caller is cancelled meanwhile: nothing is left half known."""
+        """Run a change to its end. A caller that is cancelled meanwhile has come too late: the change counts."""
         change = asyncio.ensure_future(self._workers.store(function))
+        # Also after a failure: it may mean that somebody else changed the task.
+        change.add_done_callback(lambda _: self._forget(task_id))
         try:
             return await asyncio.shield(change)
         except asyncio.CancelledError:
             await asyncio.wait({change})
-            raise
-        finally:
-            # Also after a failure: it may mean that somebody else changed the task.
-            self._changes += 1
-            if task_id is not None:
-                self._records.pop(task_id, None)
+            return change.result()
+
+    def _forget(self, task_id: str | None) -> None:
+        self._changes += 1
+        if task_id is not None:
+            self._records.pop(task_id, None)
 
     def _keep(self, record: TaskRecord) -> TaskRecord:
         self._records[record.id] = record

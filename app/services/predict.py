@@ -25,6 +25,16 @@ from app.services.support_sets import SupportSet, fresh
 from app.services.tensors import load_state
 from app.services.workers import Workers
 
+SMALL_SCORES = 10_000
+"""So many are read off where they are: a hop to a thread would cost more."""
+
+
+class TooManyScores(TooLarge):
+    """An answer over `limits.scores`."""
+
+    code = "too-many-scores"
+    title = "The answer would be too large"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -75,8 +85,9 @@ class PredictService:
         kit = self._catalogue.bound_kit(task.backbone, task.version.backbone_sha256)
         dim = task.version.dim if kit.checkpoint.card.dim is None else None
         decoded, inputs = await self._decode(kit, raws, call, dim)
+        check_scores(len(raws) * min(top_k, len(task.version.labels)), self._limits, "/top_k")
         scores = await self._scores(task, kit, inputs, call)
-        predictions = read_off(scores, task.version.labels, top_k)
+        predictions = await self._read_off(scores, task.version.labels, top_k)
         if record:
             predictions = await self._record(task, decoded, predictions)
         return Answer(task, predictions, _truncated(decoded))
@@ -92,6 +103,7 @@ class PredictService:
             parsed = await self._workers.decode(parse_support, kit.codec, support_raws, self._limits)
         support = fresh(parsed.examples)
         self._catalogue.check_way(kit, len(support.labels))
+        check_scores(len(raws) * min(top_k, len(support.labels)), self._limits, "/top_k")
         dim = parsed.support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
         decoded, _ = await self._decode(kit, raws, call, dim)
         tensors = [one.input.tensor for one in support.new] + [one.tensor for one in decoded]
@@ -101,7 +113,7 @@ class PredictService:
         work = Work(backbone=kit.name, inputs=inputs, head=head, deadline_s=call.deadline_s)
         adapted, scores = call.timing.add(await self._engine.run(work))
         call.timing.head_s += adapted.head_s
-        predictions = read_off(scores, support.labels, top_k)
+        predictions = await self._read_off(scores, support.labels, top_k)
         return Classified(support.labels, adapted, support, predictions, _truncated(decoded))
 
     async def recorded(self, prediction_id: str) -> PredictionRecord:
@@ -116,6 +128,13 @@ class PredictService:
     def _check_count(self, raws: Sequence[RawInput]) -> None:
         if len(raws) > self._limits.inputs:
             raise TooLarge(f"{len(raws)} inputs in one request; the limit is {self._limits.inputs}.", pointer="/inputs")
+
+    async def _read_off(
+        self, scores: Float[Tensor, "q way"], labels: tuple[str, ...], top_k: int
+    ) -> tuple[Prediction, ...]:
+        if scores.numel() <= SMALL_SCORES:
+            return read_off(scores, labels, top_k)
+        return await self._workers.decode(read_off, scores, labels, top_k)
 
     async def _decode(
         self, kit: Kit, raws: Sequence[RawInput], call: Call, dim: int | None
@@ -160,6 +179,15 @@ class PredictService:
         ]
         ids = await self._workers.store(self._registry.record_predictions, rows)
         return tuple(one.recorded(prediction_id) for one, prediction_id in zip(predictions, ids, strict=True))
+
+
+def check_scores(scores: int, limits: Limits, pointer: str) -> None:
+    """Refuse an answer that would list too many scores. Raises `TooManyScores`."""
+    if scores > limits.scores:
+        raise TooManyScores(
+            f"The answer would list {scores} scores; the limit is {limits.scores}. Lower top_k, or send less.",
+            pointer=pointer,
+        )
 
 
 def _truncated(decoded: Sequence[DecodedInput]) -> tuple[int, ...]:

@@ -187,7 +187,8 @@ class TaskService:
 
     async def _expected(self, task_id: str, if_match: str | None) -> TaskRecord:
         record = await self._directory.task(task_id)
-        if if_match is not None and if_match not in ("*", record.etag):
+        wanted = None if if_match is None else {one.strip() for one in if_match.split(",")}
+        if wanted is not None and not wanted & {"*", record.etag}:
             raise PreconditionFailed(f"The task is now at {record.etag}; you sent If-Match {if_match}.")
         return record
 

@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from app.codecs import example_id
+from app.codecs import check_counts, example_id, normalise_label
 from app.core.errors import Invalid, Malformed
+from app.core.limits import Limits
 from app.engine.scheduler import Engine
 from app.engine.work import Work
 from app.registry.records import ExampleFeatures, NewExample, NewTask, NewVersion, TaskRecord
@@ -36,13 +37,20 @@ class TransferService:
     """Moves tasks between servers that hold the same checkpoint."""
 
     def __init__(
-        self, registry: Registry, engine: Engine, catalogue: Catalogue, directory: Directory, workers: Workers
+        self,
+        registry: Registry,
+        engine: Engine,
+        catalogue: Catalogue,
+        directory: Directory,
+        workers: Workers,
+        limits: Limits,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._catalogue = catalogue
         self._directory = directory
         self._workers = workers
+        self._limits = limits
 
     async def export(self, task_id: str) -> bytes:
         """The active version with its examples and, where they were kept, its inputs. No id, name or date is in it."""
@@ -57,7 +65,7 @@ class TransferService:
         stored = archive.version
         candidate = self._catalogue.candidates(kit, stored.learner, stored.learner_settings)[0]
         self._catalogue.check_way(kit, len(stored.labels))
-        version = await self._workers.decode(_version, archive, tensors)
+        version = await self._workers.decode(_version, archive, tensors, self._limits)
         await self._try_state(kit, candidate, version, tensors["features"], call)
         task = NewTask(
             name=name,
@@ -91,10 +99,9 @@ class TransferService:
             for name, tensor in load_state(self._registry.load_state(record.id, version.number)).items()
         }
         tensors["features"] = load_features([one.features for one in examples], version.dim)
-        for one in examples:
-            if one.input_blob is not None:
-                content = bytearray(self._registry.read_blob(one.input_blob))
-                tensors[f"input.{one.content_sha256}"] = torch.frombuffer(content, dtype=torch.uint8)
+        contents = self._registry.read_blobs({one.input_blob for one in examples if one.input_blob is not None})
+        for sha256, content in contents.items():
+            tensors[f"input.{sha256}"] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         return save(tensors, metadata={"imprint": _archive(record, examples).model_dump_json()})
 
 
@@ -150,8 +157,11 @@ def _read(data: bytes) -> tuple[dict[str, Tensor], Archive]:
         raise Malformed("The body is not a safetensors file.") from error
 
 
-def _version(archive: Archive, tensors: Mapping[str, Tensor]) -> NewVersion:
+def _version(archive: Archive, tensors: Mapping[str, Tensor], limits: Limits) -> NewVersion:
     stored = archive.version
+    check_counts(len(archive.examples), len(stored.labels), limits)
+    if any(normalise_label(label, limits, "/version/labels") != label for label in stored.labels):
+        raise BadExport("The file's labels are not in Unicode's normal form C.")
     features = tensors.get("features")
     if features is None or features.dtype != torch.float32 or features.shape != (len(archive.examples), stored.dim):
         raise BadExport(f"The file must hold float32 'features' of {len(archive.examples)} x {stored.dim}.")
@@ -163,6 +173,8 @@ def _version(archive: Archive, tensors: Mapping[str, Tensor]) -> NewVersion:
         _example(one, row, tensors.get(f"input.{one.content_sha256}"))
         for one, row in zip(archive.examples, features, strict=True)
     )
+    if len({one.id for one in new}) != len(new):
+        raise BadExport("The file holds the same example twice.")
     state = {name.removeprefix("state."): one for name, one in tensors.items() if name.startswith("state.")}
     return NewVersion(
         change="imported",

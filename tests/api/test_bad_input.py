@@ -251,9 +251,7 @@ def test_a_compressed_body(client):
 
 def test_a_multipart_body_without_a_boundary(client):
     headers = {"content-type": "multipart/form-data"}
-    refused(
-        client.post("/v1/tasks", params={"backbone": PHOTO}, content=b"x", headers=headers), 400, "malformed-request"
-    )
+    refused(client.post("/v1/tasks", params={"backbone": PHOTO}, content=b"x", headers=headers), 400, "bad-multipart")
 
 
 def test_a_multipart_body_without_a_backbone(client):

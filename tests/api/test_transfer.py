@@ -102,3 +102,22 @@ def _opened(data, tmp_path):
 def _changed(data, tmp_path, **changes):
     tensors, document = _opened(data, tmp_path)
     return save(tensors, {"imprint": json.dumps({**document, **changes})})
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda one: one["examples"][0].update(size_bytes=2**63), "not-an-export"),
+        (lambda one: one["examples"][0].update(media_type="a/b\nc"), "not-an-export"),
+        (lambda one: one["version"].update(held_out={"accuracy": float("nan")}), "not-an-export"),
+        (lambda one: one["version"].update(labels=["x" * 900, "y"]), "label-too-long"),
+        (lambda one: one["examples"].append(one["examples"][0]), "bad-export"),
+    ],
+)
+def test_what_no_request_could_make_cannot_be_imported(client, task, tmp_path, change, code):
+    tensors, document = _opened(exported(client, task), tmp_path)
+    change(document)
+    response = client.post(
+        "/v1/tasks/import", content=save(tensors, {"imprint": json.dumps(document)}), headers=HEADERS
+    )
+    assert (response.status_code, response.json()["code"]) == (422, code), response.text

@@ -2,17 +2,15 @@
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.bodies import JSON, inputs_of, json_of, media_type_of, query_of
+from app.api.bodies import inputs_of, is_json, json_of, query_of, refuse_query
 from app.api.deps import CallDep, MetricsDep, ServicesDep, attended
 from app.api.errors import from_single, problem_fields, request_id_of
 from app.api.idempotency import once
 from app.api.openapi import accepts
-from app.api.responses import json_response, server_timing
+from app.api.responses import json_response, large_json, not_modified, server_timing
 from app.api.routes.tasks import Cursor, Limit
 from app.api.schemas.inputs import raw_input, raw_support
 from app.api.schemas.predictions import (
@@ -35,6 +33,7 @@ from app.api.schemas.predictions import (
 from app.codecs import RawInput, vector_of_query
 from app.core.errors import ImprintError, TooLarge
 from app.services.call import Call
+from app.services.predict import check_scores
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
 
@@ -42,7 +41,15 @@ router = APIRouter(prefix="/v1", tags=["predictions"])
 @router.post(
     "/tasks/{task_id}/predict",
     response_model=AnswerOut,
-    openapi_extra=accepts(PredictIn, "image/jpeg", "multipart/form-data", "application/vnd.safetensors", "text/plain"),
+    openapi_extra=accepts(
+        PredictIn,
+        "image/jpeg",
+        "multipart/form-data",
+        "application/vnd.safetensors",
+        "text/plain",
+        query=PredictOptions,
+        writes=True,
+    ),
     summary="Predict with a task",
 )
 async def predict(
@@ -55,7 +62,8 @@ async def predict(
         task = await services.tasks.get(task_id)
         modality = services.catalogue.bound_kit(task.backbone, task.version.backbone_sha256).codec.modality
         options: PredictOptions
-        if media_type_of(request) in ("", JSON):
+        if is_json(request):
+            refuse_query(request)
             given = await json_of(request, PredictIn, services)
             options = given
             raws = [raw_input(one, modality, f"/inputs/{index}") for index, one in enumerate(given.inputs)]
@@ -64,12 +72,19 @@ async def predict(
             raws = await inputs_of(request, modality, services)
         answer = await services.predict.predict(task_id, raws, call, top_k=options.top_k, record=options.record)
         metrics.predicted(task.backbone, answer.task.version.learner, len(raws))
-        return json_response(answer_json(answer, call.timing.milliseconds()), headers=server_timing(call.timing))
+        return await large_json(
+            services, answer_json(answer, call.timing.milliseconds()), server_timing(call.timing), len(raws)
+        )
 
-    return await once(request, services, work())
+    return await once(request, services, call, work)
 
 
-@router.get("/tasks/{task_id}/predict", response_model=AnswerOut, summary="Predict one small input, cacheable")
+@router.get(
+    "/tasks/{task_id}/predict",
+    response_model=AnswerOut,
+    openapi_extra=accepts(None, query=PredictQuery),
+    summary="Predict one small input, cacheable",
+)
 async def predict_small(
     request: Request, task_id: str, services: ServicesDep, metrics: MetricsDep, call: CallDep
 ) -> Response:
@@ -79,10 +94,11 @@ async def predict_small(
     services.catalogue.bound_kit(task.backbone, task.version.backbone_sha256)
     digest = hashlib.sha256(f"{task_id}\n{task.active_version}\n{request.url.query}".encode()).hexdigest()
     headers = {"ETag": f'W/"{digest[:32]}"', "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
+    unchanged = not_modified(request, headers["ETag"])
+    if unchanged is not None:
+        return unchanged
     raw = _small_input(query)
-    answer = await attended(request, services.predict.predict(task_id, [raw], call, top_k=query.top_k))
+    answer = await attended(request, call, lambda: services.predict.predict(task_id, [raw], call, top_k=query.top_k))
     if answer.task.active_version != task.active_version:
         del headers["ETag"]
     metrics.predicted(task.backbone, answer.task.version.learner, 1)
@@ -101,10 +117,6 @@ def _small_input(query: PredictQuery) -> RawInput:
 @router.post("/predict", response_model=ManyOut, openapi_extra=accepts(ManyIn), summary="Predict with many tasks")
 async def predict_many(request: Request, services: ServicesDep, metrics: MetricsDep, call: CallDep) -> Response:
     """Each item has its answer or its own problem; the items share the batches of their backbones."""
-    given = await json_of(request, ManyIn, services)
-    if len(given.items) > services.limits.inputs:
-        detail = f"{len(given.items)} items in one request; the limit is {services.limits.inputs}."
-        raise TooLarge(detail, pointer="/items")
 
     async def one(index: int, item: ManyItemIn) -> dict[str, object]:
         own = Call(call.deadline_s)
@@ -118,13 +130,17 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
         metrics.predicted(answer.task.backbone, answer.task.version.learner, 1)
         return item_json(index, answer)
 
-    items = await attended(request, _gathered([one(index, item) for index, item in enumerate(given.items)]))
-    body = {"items": items, "timing": call.timing.milliseconds()}
-    return json_response(body, headers=server_timing(call.timing))
+    async def work() -> Response:
+        given = await json_of(request, ManyIn, services)
+        if len(given.items) > services.limits.inputs:
+            detail = f"{len(given.items)} items in one request; the limit is {services.limits.inputs}."
+            raise TooLarge(detail, pointer="/items")
+        check_scores(sum(item.top_k for item in given.items), services.limits, "/items")
+        items = await asyncio.gather(*(one(index, item) for index, item in enumerate(given.items)))
+        body = {"items": items, "timing": call.timing.milliseconds()}
+        return await large_json(services, body, server_timing(call.timing))
 
-
-async def _gathered(work: list[Coroutine[Any, Any, dict[str, object]]]) -> list[dict[str, object]]:
-    return list(await asyncio.gather(*work))
+    return await attended(request, call, work)
 
 
 @router.post(
@@ -142,9 +158,9 @@ async def classify(request: Request, services: ServicesDep, metrics: MetricsDep,
         done = await services.predict.classify(given.recipe(), support, raws, call, top_k=given.top_k)
         metrics.predicted(kit.name, done.adapted.candidate.name, len(raws))
         body = classified_json(kit.name, done, call.timing.milliseconds())
-        return json_response(body, headers=server_timing(call.timing))
+        return await large_json(services, body, server_timing(call.timing))
 
-    return await attended(request, work())
+    return await attended(request, call, work)
 
 
 @router.get(

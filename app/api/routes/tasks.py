@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.bodies import JSON, examples_of, json_of, media_type_of, query_of
-from app.api.deps import CallDep, IfMatchDep, MetricsDep, ServicesDep
+from app.api.bodies import examples_of, is_json, json_of, query_of, refuse_query
+from app.api.deps import CallDep, IfMatchDep, MetricsDep, ServicesDep, attended
 from app.api.errors import from_single
 from app.api.idempotency import once
 from app.api.openapi import accepts
-from app.api.responses import json_response, server_timing
+from app.api.responses import json_response, not_modified, server_timing
 from app.api.schemas.inputs import raw_support
 from app.api.schemas.tasks import TaskIn, TaskOptions, TaskOut, TaskPage, TaskPatch, TaskQuery, task_out, task_summary
 from app.codecs import RawExample
@@ -31,7 +31,7 @@ def task_response(record: TaskRecord, status: int = 200, headers: dict[str, str]
     "",
     status_code=201,
     response_model=TaskOut,
-    openapi_extra=accepts(TaskIn, "multipart/form-data", "application/zip"),
+    openapi_extra=accepts(TaskIn, "multipart/form-data", "application/zip", query=TaskQuery, writes=True),
     summary="Adapt a classifier to labelled examples and store it",
 )
 async def create_task(request: Request, services: ServicesDep, metrics: MetricsDep, call: CallDep) -> Response:
@@ -46,11 +46,12 @@ async def create_task(request: Request, services: ServicesDep, metrics: MetricsD
         headers = {"Location": f"/v1/tasks/{record.id}", **server_timing(call.timing)}
         return task_response(record, 201, headers)
 
-    return await once(request, services, work())
+    return await once(request, services, call, work)
 
 
 async def _read(request: Request, services: Services) -> tuple[TaskOptions, list[RawExample]]:
-    if media_type_of(request) in ("", JSON):
+    if is_json(request):
+        refuse_query(request)
         given = await json_of(request, TaskIn, services)
         modality = services.catalogue.kit(given.backbone).codec.modality
         return given, raw_support(given.support, modality)
@@ -82,20 +83,29 @@ async def list_tasks(
 
 
 @router.get("/{task_id}", response_model=TaskOut, summary="Show a task")
-async def show_task(task_id: str, services: ServicesDep) -> Response:
+async def show_task(request: Request, task_id: str, services: ServicesDep) -> Response:
     """The task with its active version; 410 once it is deleted."""
-    return task_response(await services.tasks.get(task_id))
+    record = await services.tasks.get(task_id)
+    return not_modified(request, record.etag) or task_response(record)
 
 
 @router.patch("/{task_id}", response_model=TaskOut, openapi_extra=accepts(TaskPatch), summary="Rename a task")
-async def rename_task(request: Request, task_id: str, services: ServicesDep, if_match: IfMatchDep) -> Response:
+async def rename_task(
+    request: Request, task_id: str, services: ServicesDep, call: CallDep, if_match: IfMatchDep
+) -> Response:
     """With `If-Match`, only if the task is still at that ETag (else 412)."""
-    given = await json_of(request, TaskPatch, services)
-    return task_response(await services.tasks.rename(task_id, given.name, if_match))
+
+    async def work() -> Response:
+        given = await json_of(request, TaskPatch, services)
+        return task_response(await services.tasks.rename(task_id, given.name, if_match))
+
+    return await attended(request, call, work)
 
 
 @router.delete("/{task_id}", status_code=204, summary="Delete a task")
-async def delete_task(task_id: str, services: ServicesDep, if_match: IfMatchDep) -> Response:
+async def delete_task(
+    request: Request, task_id: str, services: ServicesDep, call: CallDep, if_match: IfMatchDep
+) -> Response:
     """From then on the task is gone: 410."""
-    await services.tasks.delete(task_id, if_match)
+    await attended(request, call, lambda: services.tasks.delete(task_id, if_match))
     return Response(status_code=204)

@@ -26,7 +26,7 @@ async def export_task(task_id: str, services: ServicesDep) -> Response:
     "/import",
     status_code=201,
     response_model=TaskOut,
-    openapi_extra=accepts(None, SAFETENSORS[0]),
+    openapi_extra=accepts(None, SAFETENSORS[0], writes=True),
     summary="Import an exported task",
 )
 async def import_task(
@@ -44,4 +44,4 @@ async def import_task(
         record = await services.transfer.import_(await body_of(request), name, call)
         return task_response(record, 201, {"Location": f"/v1/tasks/{record.id}"})
 
-    return await once(request, services, work())
+    return await once(request, services, call, work)

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.bodies import JSON, examples_of, json_of, media_type_of
+from app.api.bodies import examples_of, is_json, json_of
 from app.api.deps import CallDep, IfMatchDep, MetricsDep, ServicesDep, attended
 from app.api.idempotency import once
 from app.api.openapi import accepts
@@ -13,13 +13,15 @@ from app.api.routes.tasks import Cursor, Limit, task_response
 from app.api.schemas.inputs import raw_support
 from app.api.schemas.tasks import ExamplePage, ExamplesIn, TaskOut, VersionPage, example_out, version_out
 
+MOST_VERSIONS = 2**31 - 1
+
 router = APIRouter(prefix="/v1/tasks/{task_id}", tags=["versions"])
 
 
 @router.post(
     "/examples",
     response_model=TaskOut,
-    openapi_extra=accepts(ExamplesIn, "multipart/form-data", "application/zip"),
+    openapi_extra=accepts(ExamplesIn, "multipart/form-data", "application/zip", writes=True),
     summary="Add examples",
 )
 async def add_examples(
@@ -35,7 +37,7 @@ async def add_examples(
     async def work() -> Response:
         record = await services.tasks.get(task_id)
         modality = services.catalogue.kit(record.backbone).codec.modality
-        if media_type_of(request) in ("", JSON):
+        if is_json(request):
             given = await json_of(request, ExamplesIn, services)
             examples = raw_support(given.support, modality)
         else:
@@ -44,7 +46,7 @@ async def add_examples(
         metrics.adapted(updated.backbone, updated.version.learner, "examples-added")
         return task_response(updated, headers=server_timing(call.timing))
 
-    return await once(request, services, work())
+    return await once(request, services, call, work)
 
 
 @router.delete("/examples", response_model=TaskOut, summary="Remove examples")
@@ -58,7 +60,7 @@ async def remove_examples(
     example_id: Annotated[list[str], Query(min_length=1, description="Ids of GET .../examples; repeat for more.")],
 ) -> Response:
     """Makes a new version without them."""
-    updated = await attended(request, services.tasks.remove_examples(task_id, example_id, if_match, call))
+    updated = await attended(request, call, lambda: services.tasks.remove_examples(task_id, example_id, if_match, call))
     metrics.adapted(updated.backbone, updated.version.learner, "examples-removed")
     return task_response(updated, headers=server_timing(call.timing))
 
@@ -67,7 +69,9 @@ async def remove_examples(
 async def list_examples(
     task_id: str,
     services: ServicesDep,
-    version: Annotated[int | None, Query(ge=1, description="The active version when left out.")] = None,
+    version: Annotated[
+        int | None, Query(ge=1, le=MOST_VERSIONS, description="The active version when left out.")
+    ] = None,
     label: str | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
@@ -88,7 +92,7 @@ async def remove_label(
     if_match: IfMatchDep,
 ) -> Response:
     """Makes a new version without the label."""
-    updated = await attended(request, services.tasks.remove_label(task_id, label, if_match, call))
+    updated = await attended(request, call, lambda: services.tasks.remove_label(task_id, label, if_match, call))
     metrics.adapted(updated.backbone, updated.version.learner, "label-removed")
     return task_response(updated, headers=server_timing(call.timing))
 
@@ -102,13 +106,23 @@ async def list_versions(task_id: str, services: ServicesDep, cursor: Cursor = No
     return json_response(VersionPage(versions=shown, next_cursor=page.next_cursor))
 
 
-@router.post("/versions/{number}/activate", response_model=TaskOut, summary="Serve another version")
+@router.post(
+    "/versions/{number}/activate",
+    response_model=TaskOut,
+    openapi_extra=accepts(None, writes=True),
+    summary="Serve another version",
+)
 async def activate_version(
-    request: Request, task_id: str, number: int, services: ServicesDep, if_match: IfMatchDep
+    request: Request,
+    task_id: str,
+    number: Annotated[int, Path(ge=1, le=MOST_VERSIONS)],
+    services: ServicesDep,
+    call: CallDep,
+    if_match: IfMatchDep,
 ) -> Response:
     """Rollback is activating an older version."""
 
     async def work() -> Response:
         return task_response(await services.tasks.activate(task_id, number, if_match))
 
-    return await once(request, services, work())
+    return await once(request, services, call, work)

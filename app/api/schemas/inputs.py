@@ -15,9 +15,9 @@ Vector: TypeAlias = list[Annotated[float, Field(strict=True)]]
 
 
 class Strict(BaseModel):
-    """Unknown fields are refused."""
+    """Unknown fields are refused, and nothing is guessed: "3" is no number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class InputIn(Strict):
@@ -55,8 +55,10 @@ def _kind(value: Any) -> str:
     return TAG + ("vector" if isinstance(value, list) else "input")
 
 
-def _form(value: Any) -> str:
-    return TAG + ("list" if isinstance(value, list) else "map")
+def _form(value: Any) -> str | None:
+    if isinstance(value, list):
+        return TAG + "list"
+    return TAG + "map" if isinstance(value, dict) else None
 
 
 AnyInput: TypeAlias = Annotated[
@@ -69,7 +71,11 @@ AnyInput: TypeAlias = Annotated[
 
 SupportIn: TypeAlias = Annotated[
     Annotated[list[ExampleIn], Tag(TAG + "list")] | Annotated[dict[str, list[AnyInput]], Tag(TAG + "map")],
-    Discriminator(_form),
+    Discriminator(
+        _form,
+        custom_error_type="support_form",
+        custom_error_message="give a list of labelled examples, or a map from label to inputs",
+    ),
 ]
 
 
