@@ -3,8 +3,7 @@
 Each learner runs with the card's own settings, beside the number that the card holds now. `--write` puts the
 measured rows into `card.json`. Every number is inductive.
 
-- Photographs: episodes of clothing, drawn from both of its parts; the support and the queries of an episode are
-  different photographs.
+- Photographs: episodes of clothing, the support from its train part, the queries from its test part.
 - Texts: one support set of all intents, the published `train_5` or `train_10`, and every sentence of `test`.
 - Glyphs: as the recipe's `[[tests]]` say, by the same code that judged the checkpoint after its training. The
   drawings are arrays of the network's own size already, so no image file is decoded.
@@ -61,14 +60,14 @@ class Score:
 def photographs(shots: Sequence[int] = (1, 5), episodes: int = EPISODES) -> Iterator[Score]:
     """Episodes of clothing; all learners see the same ones."""
     catalogue = catalogue_of(PHOTO)
-    photos = embedded_examples(catalogue.kit(PHOTO), data.clothing("train") + data.clothing("test"))
-    dataset = f"clothing ({len(photos.labels)} photographs, {photos.way} classes, both parts)"
+    train, test = (embedded_examples(catalogue.kit(PHOTO), data.clothing(part)) for part in ("train", "test"))
+    dataset = f"clothing ({train.way} classes; support from train, queries from test)"
     learners = _learners(catalogue, PHOTO)
     for shot in shots:
         generator = torch.Generator().manual_seed(SEED)
         found: dict[str, list[float]] = {one.name: [] for one in learners}
         for _ in range(episodes):
-            support, queries = _episode(photos, shot, generator)
+            support, queries = _episode(train, test, shot, generator)
             for one in learners:
                 state = _fitted(one, support)
                 found[one.name].append(share_right(one, state, queries.features, queries.labels))
@@ -175,25 +174,20 @@ def _fitted(candidate: Candidate, support: Embedded) -> TaskState:
     return candidate.learner.fit(support.features, support.labels, support.way)
 
 
-def _episode(examples: Embedded, shot: int, generator: torch.Generator) -> tuple[Embedded, Embedded]:
-    """The support and up to `QUERIES` queries a class of `WAY` classes, chosen at random."""
-    parts: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    classes = torch.randperm(examples.way, generator=generator)[:WAY].tolist()
+def _episode(train: Embedded, test: Embedded, shot: int, generator: torch.Generator) -> tuple[Embedded, Embedded]:
+    """The support and up to `QUERIES` queries a class, of `WAY` classes chosen at random."""
+    classes = torch.randperm(train.way, generator=generator)[:WAY].tolist()
+    return _part(train, classes, shot, generator), _part(test, classes, QUERIES, generator)
+
+
+def _part(examples: Embedded, classes: Sequence[int], most: int, generator: torch.Generator) -> Embedded:
+    """Up to `most` examples of each of the classes, which are numbered anew."""
+    rows = []
     for label in classes:
-        rows = (examples.labels == label).nonzero()[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        parts[0].append(rows[:shot])
-        parts[1].append(rows[shot : shot + QUERIES])
-    names = tuple(examples.names[label] for label in classes)
-    support, queries = (
-        Embedded(
-            examples.features[torch.cat(part)],
-            torch.arange(WAY).repeat_interleave(torch.tensor([len(rows) for rows in part])),
-            names,
-        )
-        for part in parts
-    )
-    return support, queries
+        own = (examples.labels == label).nonzero()[:, 0]
+        rows.append(own[torch.randperm(len(own), generator=generator)[:most]])
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(one) for one in rows]))
+    return Embedded(examples.features[torch.cat(rows)], labels, tuple(examples.names[label] for label in classes))
 
 
 def _score(
