@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-_MEMORY = 8  # curvature pairs kept; Liu and Nocedal 1989 advise 3 to 7, and these steps cost less than a product
+_MEMORY = 6  # curvature pairs kept; Liu and Nocedal 1989 advise 3 to 7
 _HALVINGS = 40
 _SUFFICIENT = 1e-4
 
@@ -29,6 +30,11 @@ class SoftmaxFits:
     start: Float[Tensor, "k b way"]
     penalty: float
 
+    @cached_property
+    def targets(self) -> Float[Tensor, "s 1 way"]:
+        """One where a row's label is, zero elsewhere."""
+        return torch.nn.functional.one_hot(self.labels, self.start.shape[2]).to(self.start)[:, None]
+
     def value_and_slope(
         self, change: Float[Tensor, "k b way"]
     ) -> tuple[Float[Tensor, "1 b 1"], Float[Tensor, "k b way"]]:
@@ -40,7 +46,7 @@ class SoftmaxFits:
         penalised = self.penalty * change
         penalised[-1] = 0
         cross_entropy = (self.weights * logs.gather(2, index)[:, :, 0]).sum(0)[None, :, None]
-        residual = logs.exp().scatter_add(2, index, -torch.ones_like(logs[:, :, :1]))
+        residual = logs.exp() - self.targets
         slope = self.rows.T @ (residual * self.weights[:, :, None]).view(-1, b * way)
         return _dot(penalised, change) / 2 - cross_entropy, slope.view(k, b, way).add_(penalised)
 
@@ -140,14 +146,14 @@ def _direction(slope: Tensor, pairs: _Pairs, scaling: Tensor) -> Tensor:
     parts: list[Tensor] = []
     for moved, bent, inverse in reversed(pairs):
         parts.append(_dot(moved, rest) * inverse)
-        rest = rest - parts[-1] * bent
+        rest = torch.addcmul(rest, parts[-1], bent, value=-1)
     rest = rest * scaling
     if pairs:
         _, bent, inverse = pairs[-1]
         stretch = inverse * _dot(bent, bent * scaling)
         rest = rest / torch.where(stretch > 0, stretch, torch.ones_like(stretch))
     for (moved, bent, inverse), part in zip(pairs, reversed(parts), strict=True):
-        rest = rest + (part - _dot(bent, rest) * inverse) * moved
+        rest = torch.addcmul(rest, part - _dot(bent, rest) * inverse, moved)
     return -rest
 
 
