@@ -1,5 +1,6 @@
 """Prototypical networks: the nearest class mean."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -26,6 +27,13 @@ class ProtoNetSettings(LearnerSettings):
         metadata={"description": "Measure distances in units of the support set's spread, so that scale is no matter."},
     )
     normalise: bool = field(default=False, metadata=NORMALISE)
+
+
+_AT_ONCE = 1_000_000
+"""Numbers that judging may hold at a time; larger sets go fold by fold."""
+
+_MODEST = 1e12
+"""Embeddings beyond this go the careful way."""
 
 
 @final
@@ -59,6 +67,28 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
             in_units(prepared(features, self.settings.normalise), unit), state["prototypes"] / unit
         )
         return (-self.settings.temperature * distances).clamp_min(-LOGIT_LIMIT)
+
+    def cross_validate(
+        self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
+    ) -> Float[Tensor, "s way"]:
+        """All folds at once where that is small: every example by the prototypes of the fold that holds it out."""
+        examples, dim = features.shape
+        count = int(folds.max()) + 1
+        if examples * dim * max(way, count) > _AT_ONCE or features.abs().amax() > _MODEST:
+            return super().cross_validate(features, labels, way, folds)
+        wide = prepared(features, self.settings.normalise).double()
+        kept = (folds != torch.arange(count, device=folds.device)[:, None]).to(wide)
+        shares = kept[:, None] * one_hot(labels, way, wide).T
+        prototypes = shares @ wide / shares.sum(2, keepdim=True)
+        units = (
+            torch.stack([spread(wide[mask]) for mask in kept.bool()])
+            if self.settings.relative
+            else kept.new_ones(count)
+        )
+        own = folds.clamp_min(0)
+        apart = (wide[:, None] - prototypes[own]) / units[own][:, None, None]
+        scores = (-self.settings.temperature * apart.square().sum(2)).clamp_min(-LOGIT_LIMIT)
+        return scores.masked_fill(folds[:, None] < 0, math.nan).to(features.dtype)
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int

@@ -4,10 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
-import torch
-from torch import Tensor
-
-from app.codecs import DecodedExample
 from app.engine.scheduler import Engine
 from app.engine.work import Work
 from app.registry.records import NewVersion
@@ -47,7 +43,6 @@ class Adaptation:
         *,
         change: str,
         parent: int | None = None,
-        duplicates: int = 0,
     ) -> NewVersion:
         """Adapt `support` and give the version to store. Raises what the engine raises."""
         candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
@@ -63,22 +58,15 @@ class Adaptation:
             timing=call.timing.milliseconds(),
             change=change,
             parent=parent,
-            duplicates=duplicates,
         )
 
     async def adapt(self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call) -> Adapted:
         """Run the backbone over the new examples and fit."""
-        inputs = await self._workers.decode(stacked, kit, support.new)
         head = AdaptHead(candidates, support.columns, len(support.labels), known=support.known, order=support.rows)
-        work = Work(backbone=kit.name, inputs=inputs, head=head, deadline_s=call.deadline_s)
+        work = Work(backbone=kit.name, inputs=support.inputs, head=head, deadline_s=call.deadline_s)
         adapted = call.timing.add(await self._engine.run(work))
         call.timing.head_s += adapted.head_s
         return adapted
-
-
-def stacked(kit: Kit, examples: Sequence[DecodedExample]) -> Tensor:
-    """The inputs of examples as one tensor; no example, no rows."""
-    return kit.codec.stack([one.input.tensor for one in examples]) if examples else torch.empty(0)
 
 
 def pack(
@@ -90,7 +78,6 @@ def pack(
     timing: Mapping[str, float],
     change: str,
     parent: int | None,
-    duplicates: int,
 ) -> NewVersion:
     """What the registry stores of an adaptation."""
     dim = adapted.new_features.shape[1] if support.known is None else support.known.shape[1]
@@ -104,7 +91,7 @@ def pack(
         dim=dim,
         selection=asdict(adapted.selection) if adapted.selection else None,
         held_out=asdict(adapted.held_out) if adapted.held_out else None,
-        warnings=tuple(support.warnings(duplicates)),
+        warnings=tuple(support.warnings()),
         timing=dict(timing),
         state=dump_state(adapted.state),
         example_ids=tuple(one.example_id for one in support.members),

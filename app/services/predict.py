@@ -8,7 +8,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from app.codecs import DecodedInput, RawExample, RawInput, decode_inputs, parse_support
+from app.codecs import DecodedInput, RawExample, RawInput, decode_inputs
 from app.core.errors import TooLarge
 from app.core.limits import Limits
 from app.engine.scheduler import Engine
@@ -100,11 +100,10 @@ class PredictService:
         kit = self._catalogue.kit(recipe.backbone)
         candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
         with call.timing.measure("decode_s"):
-            parsed = await self._workers.decode(parse_support, kit.codec, support_raws, self._limits)
-        support = fresh(parsed.examples)
+            support = await self._workers.decode(fresh, kit.codec, support_raws, self._limits)
         self._catalogue.check_way(kit, len(support.labels))
         check_scores(len(raws) * min(top_k, len(support.labels)), self._limits, "/top_k")
-        dim = parsed.support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
+        dim = support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
         decoded, _ = await self._decode(kit, raws, call, dim)
         tensors = [one.input.tensor for one in support.new] + [one.tensor for one in decoded]
         inputs = await self._workers.decode(kit.codec.stack, tensors)

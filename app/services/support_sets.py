@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from app.codecs import DecodedExample
+from app.codecs import Codec, DecodedExample, RawExample, check_counts, decode_examples, parse_support
 from app.core.errors import TooFewLabels
+from app.core.limits import Limits
 from app.registry.records import ExampleFeatures, NewExample
 from app.services.tensors import dump_features, load_features
 
@@ -27,31 +29,34 @@ class Membership:
 class SupportSet:
     """A whole support set in canonical order (content hash, then label), old and new examples together.
 
-    The order in which examples came leaves no trace, so the same set always gives the same state.
+    The order in which examples came leaves no trace, so the same set always gives the same state. `inputs` are those
+    of the new examples, `known` the embeddings of the others.
     """
 
     members: tuple[Membership, ...]
     new: tuple[DecodedExample, ...]
+    inputs: Shaped[Tensor, "new ..."]
     known: Float[Tensor, "known dim"] | None
     truncated: int
+    duplicates: int = 0
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """The labels, by code point: column `i` of the logits is label `i`."""
         return tuple(sorted({one.label for one in self.members}))
 
-    @property
+    @cached_property
     def rows(self) -> Int64[Tensor, " s"]:
         """For each member its row among the known and then the new embeddings."""
         return torch.tensor([one.row for one in self.members], dtype=torch.int64)
 
-    @property
+    @cached_property
     def columns(self) -> Int64[Tensor, " s"]:
         """For each member the index of its label."""
         index = {label: column for column, label in enumerate(self.labels)}
         return torch.tensor([index[one.label] for one in self.members], dtype=torch.int64)
 
-    def warnings(self, duplicates: int = 0) -> list[dict[str, str]]:
+    def warnings(self) -> list[dict[str, str]]:
         """What the user should know of this set; a list of `code` and `detail`."""
         shots: dict[str, int] = {}
         contents: dict[str, int] = {}
@@ -63,22 +68,37 @@ class SupportSet:
         found = [
             (single, "one-shot", f"{len(single)} labels have a single example: {_some(single)}."),
             (conflicts, "conflicting-labels", f"{conflicts} examples stand under more than one label."),
-            (duplicates, "duplicates", f"{duplicates} examples were already in the set and were left out."),
+            (self.duplicates, "duplicates", f"{self.duplicates} examples were already in the set and were left out."),
             (self.truncated, "truncated", f"{self.truncated} texts were longer than the backbone reads and were cut."),
         ]
         return [{"code": code, "detail": detail} for cause, code, detail in found if cause]
 
 
-def fresh(examples: Sequence[DecodedExample]) -> SupportSet:
-    """The set of a new task."""
-    return merged([], examples)
+def fresh(codec: Codec, raws: Sequence[RawExample], limits: Limits) -> SupportSet:
+    """The set of a new task. Raises what `parse_support` raises."""
+    parsed = parse_support(codec, raws, limits)
+    members = tuple(
+        Membership(one.example_id, one.label, one.input.sha256, row) for row, one in enumerate(parsed.examples)
+    )
+    return SupportSet(members, parsed.examples, parsed.support.inputs, None, parsed.truncated, parsed.duplicates)
 
 
-def merged(known: Sequence[ExampleFeatures], added: Sequence[DecodedExample]) -> SupportSet:
+def extended(codec: Codec, known: Sequence[ExampleFeatures], raws: Sequence[RawExample], limits: Limits) -> SupportSet:
     """A version's examples with others added; those already there are not taken twice.
 
-    Raises: `TooFewLabels` where less than two labels are left.
+    Raises: what `decode_examples` raises, `TooManyExamples`, `TooManyLabels`.
     """
+    support = _merged(codec, known, decode_examples(codec, raws, limits), len(raws))
+    check_counts(len(support.members), len(support.labels), limits)
+    return support
+
+
+def reduced(codec: Codec, kept: Sequence[ExampleFeatures]) -> SupportSet:
+    """What is left of a version's examples. Raises: `TooFewLabels` where that is less than two labels."""
+    return _merged(codec, kept, [], 0)
+
+
+def _merged(codec: Codec, known: Sequence[ExampleFeatures], added: Sequence[DecodedExample], sent: int) -> SupportSet:
     present = {one.id for one in known}
     new = tuple(one for one in added if one.example_id not in present)
     members = [Membership(one.id, one.label, one.content_sha256, row) for row, one in enumerate(known)]
@@ -90,7 +110,8 @@ def merged(known: Sequence[ExampleFeatures], added: Sequence[DecodedExample]) ->
     if way < 2:
         raise TooFewLabels(way=way)
     truncated = sum(one.truncated for one in known) + sum(one.input.truncated for one in new)
-    return SupportSet(tuple(members), new, _matrix(known), truncated)
+    inputs = codec.stack([one.input.tensor for one in new]) if new else torch.empty(0)
+    return SupportSet(tuple(members), new, inputs, _matrix(known), truncated, sent - len(new))
 
 
 def new_examples(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
-from app.codecs import RawExample, check_counts, decode_examples, normalise_label, parse_support
+from app.codecs import RawExample, normalise_label
 from app.core.errors import Invalid, NotFound, PreconditionFailed
 from app.core.limits import Limits
 from app.registry.records import ExampleFeatures, ExampleRecord, NewTask, Page, TaskRecord, VersionRecord
@@ -13,7 +13,7 @@ from app.services.adaptation import Adaptation, Recipe
 from app.services.call import Call
 from app.services.catalogue import Catalogue, Kit
 from app.services.directory import Directory
-from app.services.support_sets import SupportSet, fresh, merged
+from app.services.support_sets import SupportSet, extended, fresh, reduced
 from app.services.workers import Workers
 
 
@@ -56,10 +56,8 @@ class TaskService:
         kit = self._catalogue.kit(recipe.backbone)
         self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
         with call.timing.measure("decode_s"):
-            parsed = await self._workers.decode(parse_support, kit.codec, raws, self._limits)
-        version = await self._adaptation.version(
-            kit, recipe, fresh(parsed.examples), call, change="created", duplicates=parsed.duplicates
-        )
+            support = await self._workers.decode(fresh, kit.codec, raws, self._limits)
+        version = await self._adaptation.version(kit, recipe, support, call, change="created")
         task = NewTask(
             name=name,
             backbone=kit.name,
@@ -125,13 +123,10 @@ class TaskService:
             known = await self._known(record)
             with call.timing.measure("decode_s"):
                 dim = record.version.dim if kit.checkpoint.card.dim is None else None
-                added = await self._workers.decode(decode_examples, kit.codec.expecting(dim), raws, self._limits)
-            support = merged(known, added)
-            check_counts(len(support.members), len(support.labels), self._limits)
-            duplicates = len(raws) - len(support.new)
+                support = await self._workers.decode(extended, kit.codec.expecting(dim), known, raws, self._limits)
             if not support.new:
                 return record
-            return await self._update(record, kit, support, call, "examples-added", duplicates)
+            return await self._update(record, kit, support, call, "examples-added")
 
     async def remove_examples(
         self, task_id: str, example_ids: Sequence[str], if_match: str | None, call: Call
@@ -170,17 +165,15 @@ class TaskService:
         async with self._directory.lock(task_id):
             record = await self._expected(task_id, if_match)
             kit = self._bound(record)
-            support = merged(keep(await self._known(record)), [])
-            return await self._update(record, kit, support, call, change, 0)
+            support = await self._workers.decode(reduced, kit.codec, keep(await self._known(record)))
+            return await self._update(record, kit, support, call, change)
 
-    async def _update(
-        self, record: TaskRecord, kit: Kit, support: SupportSet, call: Call, change: str, duplicates: int
-    ) -> TaskRecord:
+    async def _update(self, record: TaskRecord, kit: Kit, support: SupportSet, call: Call, change: str) -> TaskRecord:
         recipe = Recipe(
             record.backbone, record.learner_requested, record.learner_settings_requested, record.store_inputs
         )
         version = await self._adaptation.version(
-            kit, recipe, support, call, change=change, parent=record.active_version, duplicates=duplicates
+            kit, recipe, support, call, change=change, parent=record.active_version
         )
         store = partial(self._registry.add_version, record.id, version, record.revision)
         return await self._directory.change(record.id, store)
