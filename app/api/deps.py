@@ -92,6 +92,7 @@ async def attended(request: Request, call: Call, work: Callable[[], Awaitable[T]
     Raises: `DeadlinePassed`; `ClientDisconnect` when the client left.
     """
     await _body_in_time(request, call)
+    call.timing.begin()
     task = asyncio.ensure_future(work())
     left: asyncio.Future[None] | None = None
     try:

@@ -72,10 +72,7 @@ def request_id_of(request: Request) -> str:
 
 
 def from_validation(found: Sequence[ErrorDetails], prefix: str = "") -> ImprintError:
-    """Pydantic's findings as one of ours: broken JSON is malformed, the rest invalid with a pointer each."""
-    if found[0]["type"] == "json_invalid" and not found[0]["loc"]:
-        reason = found[0].get("ctx", {}).get("error", "it is not JSON")
-        return errors.Malformed(f"The body is not valid JSON: {reason}.")
+    """Pydantic's findings as one of ours, with a pointer each."""
     faults = [Fault(prefix + _pointer(one["loc"]), _sentence(one), one["type"].replace("_", "-")) for one in found[:20]]
     if len(faults) == 1:
         return errors.Invalid(f"{faults[0].pointer or 'The body'}: {faults[0].detail}", faults=faults)

@@ -49,11 +49,18 @@ def spread(features: Float[Tensor, "s dim"]) -> Float[Tensor, ""]:
     The unit of length that makes a setting fit embeddings of any scale. Where all examples are alike there is
     no such length: then it is the largest coordinate, and for zero vectors one.
     """
-    wide = features.double()
-    length = (wide - wide.mean(dim=0)).square().sum(1).mean().sqrt()
-    largest = wide.detach().abs().amax()
-    positive = torch.where(length > 1e-6 * largest, length, _or_one(largest))
-    return positive.clamp_max(torch.finfo(features.dtype).max).to(features.dtype)
+    everyone = features.new_ones(1, len(features), dtype=torch.float64)
+    return spreads(features.double(), everyone)[0].clamp_max(torch.finfo(features.dtype).max).to(features.dtype)
+
+
+def spreads(features: Float[Tensor, "s dim"], kept: Float[Tensor, "folds s"]) -> Float[Tensor, " folds"]:
+    """The spread of the examples that each row of `kept` marks with one."""
+    counts = kept.sum(dim=1)
+    means = kept @ features / counts[:, None]
+    squares = (features - means[:, None]).square().sum(dim=2)
+    length = ((squares * kept).sum(dim=1) / counts).sqrt()
+    largest = (features.detach().abs().amax(dim=1) * kept).amax(dim=1)
+    return torch.where(length > 1e-6 * largest, length, _or_one(largest))
 
 
 def prepared(features: Float[Tensor, "n dim"], normalise: bool) -> Float[Tensor, "n dim"]:

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from app.core.episode import TaskState
 from app.learners._base import EmbeddingLearner, LearnerSettings, one_hot
-from app.learners._distance import LOGIT_LIMIT, NORMALISE, class_means, in_units, prepared, spread, squared_distances
+from app.learners._distance import (
+    LOGIT_LIMIT,
+    NORMALISE,
+    class_means,
+    in_units,
+    prepared,
+    spread,
+    spreads,
+    squared_distances,
+)
 
 
 @final
@@ -80,11 +89,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
         kept = (folds != torch.arange(count, device=folds.device)[:, None]).to(wide)
         shares = kept[:, None] * one_hot(labels, way, wide).T
         prototypes = shares @ wide / shares.sum(2, keepdim=True)
-        units = (
-            torch.stack([spread(wide[mask]) for mask in kept.bool()])
-            if self.settings.relative
-            else kept.new_ones(count)
-        )
+        units = spreads(wide, kept) if self.settings.relative else kept.new_ones(count)
         own = folds.clamp_min(0)
         apart = (wide[:, None] - prototypes[own]) / units[own][:, None, None]
         scores = (-self.settings.temperature * apart.square().sum(2)).clamp_min(-LOGIT_LIMIT)

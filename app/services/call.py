@@ -23,6 +23,10 @@ class Timing:
     head_s: float = 0.0
     started_s: float = field(default_factory=time.perf_counter)
 
+    def begin(self) -> None:
+        """Count the total from now: what a client took to send its body is not the server's time."""
+        self.started_s = time.perf_counter()
+
     def add(self, outcome: Outcome[T]) -> T:
         """Take over an outcome's seconds and give its value."""
         self.queue_s += outcome.queue_s

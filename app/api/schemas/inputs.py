@@ -10,7 +10,7 @@ from app.codecs import RawExample, RawInput
 from app.codecs.pointer import pointer as pointer_to
 from app.core.errors import EmptyClass
 
-Vector: TypeAlias = list[Annotated[float, Field(strict=True)]]
+Vector: TypeAlias = list[float]
 """NaN and infinity pass here: the codec names the element at fault."""
 
 
