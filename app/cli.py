@@ -6,6 +6,7 @@ import typer
 from pydantic import ValidationError
 
 from app.config import Settings
+from app.registry.ownership import DataFolderInUse, owned
 
 cli = typer.Typer(name="imprint", no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -30,6 +31,11 @@ def serve(
     except ValidationError as error:
         raise Refused("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())) from None
     check_bind(settings)
+    try:
+        with owned(settings.data_dir):
+            pass
+    except DataFolderInUse as error:
+        raise Refused(error.detail) from None
     logs.configure(settings.log_format, settings.log_level)
     uvicorn.run(
         "app.main:create_app",

@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import structlog
 import torch
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
-from filelock import FileLock, Timeout
 
 from app.api import errors, openapi
 from app.api.deps import known_query
@@ -19,9 +17,9 @@ from app.api.middleware import RequestMiddleware
 from app.api.routes import catalogue, health, predictions, tasks, transfer, versions
 from app.checkpoints.load import load_all
 from app.config import Settings
-from app.core.errors import Conflict
 from app.engine.device import resolve_device
 from app.engine.scheduler import Engine
+from app.registry.ownership import owned
 from app.registry.repository import Registry
 from app.services import Services, wire
 from app.services.catalogue import Catalogue
@@ -30,13 +28,6 @@ from app.services.workers import Workers
 log = structlog.get_logger("imprint.main")
 
 DESCRIPTION = "POST a handful of labelled examples, get a stored classifier, ask it for predictions."
-
-
-class DataFolderInUse(Conflict):
-    """Another server holds the data folder: two would not see each other's changes."""
-
-    code = "data-folder-in-use"
-    title = "Another server uses the data folder"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -78,6 +69,7 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
         torch.set_num_threads(settings.threads)
     with owned(settings.data_dir), closing(Registry(settings.registry_url(), settings.data_dir)) as registry:
         registry.migrate()
+        registry.idempotency.forget_unfinished()
         checkpoints, left_out = load_all(settings.model_folders(), settings.wanted_backbones())
         for name, reason in left_out.items():
             log.warning("checkpoint left out", checkpoint=name, reason=reason)
@@ -93,26 +85,6 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             finally:
                 engine.stop(settings.drain_timeout_s)
     log.info("stopped")
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Hold the data folder as long as the server runs; the system lets go of it when the process dies.
-
-    Raises: `DataFolderInUse`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise DataFolderInUse(
-            f"Another server uses the data folder {folder}; stop it or set IMPRINT_DATA_DIR."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def installed_version() -> str:

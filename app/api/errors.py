@@ -129,7 +129,7 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     fields |= {"status": error.status_code, "title": phrase, "code": code, "type": f"urn:imprint:problem:{code}"}
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_methods(request))
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "GET")
     return Response(to_json(fields), error.status_code, headers, CONTENT_TYPE)
 
 
@@ -137,7 +137,7 @@ def _methods(request: Request) -> list[str]:
     """What the path can be asked, by all of its routes."""
     found: set[str] = set()
     for template, operations in request.app.openapi()["paths"].items():
-        pattern = re.sub(r"\\\{[^}]+\\\}", "[^/]+", re.escape(template))
+        pattern = re.sub(r"\\\{[^}]+\\\}", ".+" if template.endswith("{label}") else "[^/]+", re.escape(template))
         if re.fullmatch(pattern, request.url.path):
             found |= {method.upper() for method in operations}
     return sorted(found | ({"HEAD"} if "GET" in found else set()))

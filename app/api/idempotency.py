@@ -28,21 +28,17 @@ async def once(request: Request, services: Services, call: Call, work: Callable[
     if not KEY.fullmatch(key):
         raise BadHeader("Idempotency-Key is 1 to 255 visible ASCII characters.")
     scope = f"{request.method} {request.url.path}?{request.url.query}"
-    store, keys = services.workers.store, services.registry.idempotency
+    store, keys = services.workers.store_fully, services.registry.idempotency
 
     async def keyed() -> Response:
         digest = await services.workers.decode(_digest, await request.body())
-        begun = asyncio.ensure_future(store(keys.begin, key, scope, digest))
-        try:
-            replay = await asyncio.shield(begun)
-        except asyncio.CancelledError:
-            await asyncio.wait({begun})
-            if begun.exception() is None and begun.result() is None:
-                await store(keys.forget, key, scope)
-            raise
+        task = asyncio.current_task()
+        replay = await store(keys.begin, key, scope, digest)
         if replay is not None:
             return Response(replay.body, replay.status, {**replay.headers, "Idempotent-Replayed": "true"})
         try:
+            if task is not None and task.cancelling():  # while the key was taken: nothing has been done yet
+                raise asyncio.CancelledError
             response = await work()
         except BaseException:
             await store(keys.forget, key, scope)

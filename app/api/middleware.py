@@ -1,5 +1,6 @@
 """Around every request: its id, the limit on its body, one log line, its metrics, and a last net for errors."""
 
+import asyncio
 import re
 import time
 from uuid import uuid4
@@ -11,10 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem
 from app.api.metrics import Metrics
-from app.core.errors import ImprintError, TooLarge
+from app.core.errors import ImprintError, TooLarge, Unavailable
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 QUIET = {"/livez", "/readyz", "/metrics"}
+
+UNREAD = {413, 504}
+"""After these the rest of the body may still be on its way: the connection is of no more use."""
 
 log = structlog.get_logger("imprint.http")
 
@@ -56,7 +60,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if status in UNREAD:
+                    headers["Connection"] = "close"
             elif head:
                 message = {**message, "body": b""}
             await send(message)
@@ -67,6 +74,11 @@ class RequestMiddleware:
             if declared.isdigit() and int(declared) > self.body_size_bytes:
                 raise BodyTooLarge(self.body_size_bytes)
             await self.app(scope, self._limited(receive), send_with_id)
+        except asyncio.CancelledError:  # the server shuts down and waits no longer
+            if not status:
+                gone = Unavailable("The server is shutting down.", retry_after_s=1.0)
+                await problem(Request(scope), gone)(scope, receive, send_with_id)
+            raise
         except ClientDisconnect:
             log.debug("client left")
         except Exception as error:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.core.errors import Malformed, TooLarge
@@ -11,6 +11,9 @@ from app.core.limits import Limits
 
 MOST_HEADER_BYTES = 64 * 1024
 """Of a part's headers: room for a label that is too long, which then gets its own answer."""
+
+
+MOST_BOUNDARY_BYTES = 70  # RFC 2046
 
 
 class BadMultipart(Malformed):
@@ -40,8 +43,8 @@ class Part:
 def read_multipart(body: bytes, content_type: str, limits: Limits) -> list[Part]:
     """The parts of a body, in order. Raises `BadMultipart`, also for one that was cut short; `TooManyParts`."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
-    if not boundary:
-        raise BadMultipart("The Content-Type names no boundary; let your HTTP client make this header.")
+    if not boundary or len(boundary) > MOST_BOUNDARY_BYTES:
+        raise BadMultipart("The Content-Type names no good boundary; let your HTTP client make this header.")
     collector = _Collector(limits)
     try:
         parser = MultipartParser(
@@ -58,7 +61,7 @@ def read_multipart(body: bytes, content_type: str, limits: Limits) -> list[Part]
             max_header_size=MOST_HEADER_BYTES,
         )
         parser.write(body)
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise BadMultipart(f"The multipart body cannot be read: {error}.") from error
     if not collector.ended:
         raise BadMultipart("The multipart body ends before its last boundary: it was cut short.")
@@ -110,6 +113,11 @@ class _Collector:
             name = options[b"name"].decode("utf-8")
         except UnicodeDecodeError as error:
             raise BadMultipart(f"The name of part {len(self.parts)} is not UTF-8.") from error
+        coding = self._headers.get(b"content-transfer-encoding", b"binary").strip().lower()
+        if coding not in (b"7bit", b"8bit", b"binary"):
+            raise BadMultipart(f"Part {len(self.parts)} has a Content-Transfer-Encoding; send the bytes as they are.")
+        if self._headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
+            raise BadMultipart(f"Part {len(self.parts)} is multipart itself; give every example a part of its own.")
         declared = self._headers.get(b"content-type", b"").decode("latin-1") or None
         self.parts.append(Part(name, b"".join(self._content), declared, b"filename" in options))
 

@@ -27,7 +27,7 @@ async def large_json(
     return await services.workers.decode(json_response, content, headers=headers)
 
 
-def not_modified(request: Request, etag: str) -> Response | None:
+def not_modified(request: Request, etag: str, **headers: str) -> Response | None:
     """A 304 when `If-None-Match` holds the ETag, compared weakly as RFC 9110 wants."""
     offered = request.headers.get("if-none-match")
     if offered is None:
@@ -35,7 +35,7 @@ def not_modified(request: Request, etag: str) -> Response | None:
     known = {one.strip().removeprefix("W/") for one in offered.split(",")}
     if "*" not in known and etag.removeprefix("W/") not in known:
         return None
-    return Response(status_code=304, headers={"ETag": etag})
+    return Response(status_code=304, headers={"ETag": etag, **headers})
 
 
 def server_timing(timing: Timing) -> dict[str, str]:

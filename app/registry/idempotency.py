@@ -57,6 +57,11 @@ class IdempotencyKeys:
                 update(table).where(table.key == key, table.scope == scope, table.status.is_(None)).values(**answer)
             )
 
+    def forget_unfinished(self) -> None:
+        """Forget the keys of requests that a former process never finished. For start-up, before any request."""
+        with self._database.write() as session:
+            session.execute(delete(IdempotencyKeyTable).where(IdempotencyKeyTable.status.is_(None)))
+
     def forget(self, key: str, scope: str) -> None:
         """Free a key whose request failed in a way that a retry may mend. An answer already stored stays."""
         table = IdempotencyKeyTable

@@ -10,7 +10,7 @@ from torch import Tensor
 from app.core.errors import Fault, Invalid
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-MediaType = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,50}/[!-~]{1,50}$")]
+MediaType = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,50}/[!-~]{1,50}(; ?[!-~]{1,60})*$")]
 KEY = "imprint"
 
 
@@ -80,9 +80,15 @@ def read_archive(data: bytes) -> tuple[dict[str, Tensor], Archive]:
     try:
         json.loads(document, parse_constant=_refuse)
         return tensors, Archive.model_validate_json(document)
+    except RecursionError as error:
+        raise NotAnExport("The file's metadata is nested too deeply.") from error
+    except json.JSONDecodeError as error:
+        raise NotAnExport(f"The file's metadata is not JSON: {error}.") from error
     except ValidationError as error:
         faults = [
             Fault("/" + "/".join(str(part) for part in one["loc"]), one["msg"], NotAnExport.code)
             for one in error.errors(include_url=False, include_input=False)
         ]
         raise NotAnExport("The file's metadata is not that of an export.", faults=faults[:20]) from error
+    except ValueError as error:
+        raise NotAnExport("The file's metadata holds a number that is too long.") from error

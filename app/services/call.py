@@ -71,4 +71,4 @@ class Call:
     def check(self) -> None:
         """Raises `DeadlinePassed` once it is too late to go on."""
         if time.monotonic() >= self.deadline_s:
-            raise DeadlinePassed("The deadline passed before the answer was ready; nothing was stored.")
+            raise DeadlinePassed("The deadline passed before the answer was ready.")

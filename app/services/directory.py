@@ -59,15 +59,11 @@ class Directory:
         await self._seen_through(task_id, function)
 
     async def _seen_through(self, task_id: str | None, function: Callable[[], T]) -> T:
-        """Run a change to its end. A caller that is cancelled meanwhile has come too late: the change counts."""
-        change = asyncio.ensure_future(self._workers.store(function))
-        # Also after a failure: it may mean that somebody else changed the task.
-        change.add_done_callback(lambda _: self._forget(task_id))
         try:
-            return await asyncio.shield(change)
-        except asyncio.CancelledError:
-            await asyncio.wait({change})
-            return change.result()
+            return await self._workers.store_fully(function)
+        finally:
+            # Also after a failure: it may mean that somebody else changed the task.
+            self._forget(task_id)
 
     def _forget(self, task_id: str | None) -> None:
         self._changes += 1

@@ -176,7 +176,7 @@ class PredictService:
             )
             for one, prediction in zip(decoded, predictions, strict=True)
         ]
-        ids = await self._workers.store(self._registry.record_predictions, rows)
+        ids = await self._workers.store_fully(self._registry.record_predictions, rows)
         return tuple(one.recorded(prediction_id) for one, prediction_id in zip(predictions, ids, strict=True))
 
 

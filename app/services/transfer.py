@@ -32,6 +32,10 @@ class BadExport(Invalid):
     title = "The export cannot be imported"
 
 
+MOST_TRIED = 256
+"""Examples that an imported state is tried on."""
+
+
 @final
 class TransferService:
     """Moves tasks between servers that hold the same checkpoint."""
@@ -65,6 +69,9 @@ class TransferService:
         stored = archive.version
         candidate = self._catalogue.candidates(kit, stored.learner, stored.learner_settings)[0]
         self._catalogue.check_way(kit, len(stored.labels))
+        dim = kit.checkpoint.card.dim
+        if dim not in (None, stored.dim) or stored.dim > self._limits.vector_dim:
+            raise BadExport(f"The file's embeddings have {stored.dim} numbers, which {kit.name} does not give.")
         version = await self._workers.decode(_version, archive, tensors, self._limits)
         await self._try_state(kit, candidate, version, tensors["features"], call)
         task = NewTask(
@@ -80,8 +87,9 @@ class TransferService:
     async def _try_state(
         self, kit: Kit, candidate: Candidate, version: NewVersion, features: Tensor, call: Call
     ) -> None:
-        """Score the support set with the state that came: it must give a finite number for every label."""
+        """Score some of the support set with the state that came: it must give a finite number for every label."""
         state = load_state(version.state)
+        features = features[:MOST_TRIED]
 
         def score(_: Tensor) -> bool:
             logits = candidate.learner.score(state, features)

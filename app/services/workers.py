@@ -27,6 +27,15 @@ class Workers:
         """Run what talks to the registry."""
         return await asyncio.get_running_loop().run_in_executor(self._store, lambda: function(*args, **kwargs))
 
+    async def store_fully(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a write to its end. A caller that is cancelled meanwhile has come too late: the write counts."""
+        writing = asyncio.ensure_future(self.store(function, *args, **kwargs))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait({writing})
+            return writing.result()
+
     def close(self) -> None:
         """Wait for what runs, and end the threads."""
         self._decode.shutdown()

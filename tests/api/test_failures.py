@@ -6,7 +6,7 @@ import pytest
 
 from app.api.errors import STATUS, status_of
 from app.core.errors import ImprintError
-from app.main import DataFolderInUse
+from app.registry.ownership import DataFolderInUse
 
 
 def subclasses(kind):

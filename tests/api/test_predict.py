@@ -141,7 +141,7 @@ def _png(pixels):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "soon", "1e3", "9" * 40])
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "1e3", "9" * 40, "000000000001" + "9" * 400, "9" * 5000])
 def test_a_deadline_that_is_no_number_is_400(client, task, value):
     response = client.get(f"/v1/tasks/{task['id']}/predict", params={"vector": "1"}, headers={"x-deadline-ms": value})
     assert (response.status_code, response.json()["code"]) == (400, "bad-header")

@@ -121,3 +121,34 @@ def test_what_no_request_could_make_cannot_be_imported(client, task, tmp_path, c
         "/v1/tasks/import", content=save(tensors, {"imprint": json.dumps(document)}), headers=HEADERS
     )
     assert (response.status_code, response.json()["code"]) == (422, code), response.text
+
+
+@pytest.mark.parametrize("backbone", ["text-minilm", "photo-efficientnet-lite0", "glyph-conv4-protonet"])
+def test_tasks_of_every_backbone_move(client, image, b64, backbone):
+    colours = {"a": (200, 0, 0), "b": (0, 0, 200)}
+    if backbone == "text-minilm":
+        support = {"a": ["where is my parcel", "it is late"], "b": ["a refund please", "my money"]}
+    else:
+        support = {label: [b64(image(colour, seed)) for seed in range(2)] for label, colour in colours.items()}
+    made = client.post("/v1/tasks", json={"backbone": backbone, "support": support}).json()
+    data = exported(client, made)
+    moved = client.post("/v1/tasks/import", content=data, headers=HEADERS)
+    assert moved.status_code == 201, moved.text
+    assert exported(client, moved.json()) == data
+
+
+def test_embeddings_of_another_size_than_the_backbones_are_refused(client, task, tmp_path):
+    tensors, document = _opened(exported(client, task), tmp_path)
+    sha256 = client.get("/v1/backbones/text-minilm").json()["sha256"]
+    document.update(backbone="text-minilm", backbone_sha256=sha256)
+    response = client.post(
+        "/v1/tasks/import", content=save(tensors, {"imprint": json.dumps(document)}), headers=HEADERS
+    )
+    assert (response.status_code, response.json()["code"]) == (422, "bad-export")
+
+
+@pytest.mark.parametrize("document", ["not json", "[" * 100_000, '{"format": ' + "9" * 5_000 + "}", "[]", "null"])
+def test_metadata_that_is_no_document_is_refused(client, task, tmp_path, document):
+    tensors, _ = _opened(exported(client, task), tmp_path)
+    response = client.post("/v1/tasks/import", content=save(tensors, {"imprint": document}), headers=HEADERS)
+    assert (response.status_code, response.json()["code"]) == (422, "not-an-export")

@@ -167,8 +167,90 @@ def test_too_many_parts_are_413(small_client):
 )
 def test_a_label_that_stands_twice_in_a_map_is_refused(client, body):
     response = client.post("/v1/tasks", content=body, headers={"content-type": "application/json"})
-    assert (response.status_code, response.json()["code"]) == (422, "repeated-label")
+    assert (response.status_code, response.json()["code"]) == (422, "repeated-name")
     assert response.json()["errors"][0]["pointer"] == "/support/a"
+
+
+@pytest.mark.parametrize(
+    "support",
+    [
+        '{"a": [[1, 0]], "b": [[2, 2]]}, "support": {"c": [[1, 0]], "d": [[2, 2]]}',
+        '{"a/x": [[1, 0]], "a\\/x": [[0, 1]], "b": [[2, 2]]}',
+        '[{"label": "a", "vector": [1, 0]}, {"label": "b", "vector": [1, 2], "vector": [1, 3]}]',
+        '[{"label": "a", "vector": [1, 0]}, {"label": "a", "label": "b", "vector": [1, 3]}]',
+    ],
+)
+def test_any_name_that_stands_twice_in_one_object_is_refused(client, support):
+    body = f'{{"backbone": "vector-identity", "support": {support}}}'
+    response = client.post("/v1/tasks", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (422, "repeated-name")
+
+
+@pytest.mark.parametrize("header", ["Content-Transfer-Encoding: base64", "Content-Type: multipart/mixed; boundary=y"])
+def test_parts_that_would_be_misread_are_refused(client, header):
+    body = multipart([("a", b"aGVsbG8="), ("b", b"tea")]).replace(b'name="a"', b'name="a"\r\n' + header.encode())
+    response = client.post("/v1/tasks?backbone=text-minilm", content=body, headers=TYPE)
+    assert (response.status_code, response.json()["code"]) == (400, "bad-multipart")
+
+
+def test_a_boundary_longer_than_allowed_is_refused(client):
+    headers = {"content-type": "multipart/form-data; boundary=" + "B" * 500}
+    response = client.post("/v1/tasks?backbone=text-minilm", content=b"--B", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "bad-multipart")
+
+
+@pytest.mark.parametrize("step", ["begin", "finish"])
+def test_a_deadline_while_a_key_is_written_leaves_it_whole(slow, monkeypatch, step):
+    import time
+
+    poster, client = slow
+    keys = client.app.state.services.registry.idempotency
+    real = getattr(type(keys), step)
+
+    def slowly(self, *args):
+        time.sleep(0.5)
+        return real(self, *args)
+
+    body = json.dumps({**VECTOR, "support": {"a": [[1.0, 2.0]], "b": [[2.0, 1.0]]}}).encode()
+    headers = {"content-type": "application/json", "idempotency-key": "k"}
+    with monkeypatch.context() as broken:
+        broken.setattr(type(keys), step, slowly)
+        status, _ = poster.post("/v1/tasks", "", {**headers, "x-deadline-ms": "300"}, [body], pause_s=0)
+    stored = len(client.get("/v1/tasks").json()["tasks"])
+    assert (status, stored) in ((201, 1), (504, 0))
+    assert client.post("/v1/tasks", content=body, headers=headers).status_code == 201
+    assert len(client.get("/v1/tasks").json()["tasks"]) == 1
+
+
+def test_a_recorded_prediction_is_answered_even_when_its_deadline_passed_meanwhile(slow, monkeypatch):
+    import time
+
+    poster, client = slow
+    task = client.post("/v1/tasks", json={**VECTOR, "support": {"a": [[1.0, 2.0]], "b": [[2.0, 1.0]]}}).json()
+    registry = client.app.state.services.registry
+    real = type(registry).record_predictions
+
+    def slowly(self, rows):
+        time.sleep(0.5)
+        return real(self, rows)
+
+    monkeypatch.setattr(type(registry), "record_predictions", slowly)
+    headers = {"content-type": "application/json", "x-deadline-ms": "300"}
+    body = b'{"inputs": [[1, 2]], "record": true}'
+    status, answer = poster.post(f"/v1/tasks/{task['id']}/predict", "", headers, [body], pause_s=0)
+    recorded = client.get(f"/v1/tasks/{task['id']}/predictions").json()["predictions"]
+    assert status == 200
+    assert [one["id"] for one in recorded] == [one["prediction_id"] for one in answer["predictions"]]
+
+
+def test_keys_that_a_killed_process_left_open_are_free_again(small_client, tmp_path):
+    client = small_client()
+    keys = client.app.state.services.registry.idempotency
+    keys.begin("left", "POST /v1/tasks?", "0" * 64)
+    client.__exit__(None, None, None)
+    again = small_client()
+    body = {**VECTOR, "support": {"a": [[1.0]], "b": [[2.0]]}}
+    assert again.post("/v1/tasks", json=body, headers={"idempotency-key": "left"}).status_code == 201
 
 
 def test_a_label_that_also_stands_elsewhere_is_fine(client):

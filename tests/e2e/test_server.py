@@ -141,6 +141,20 @@ def test_the_server_refuses_to_be_reached_by_others_without_being_told_to(tmp_pa
     assert "Traceback" not in done.stderr
 
 
+def test_a_second_server_on_one_folder_is_refused_in_one_sentence(serve, tmp_path):
+    serve()
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "serve", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "IMPRINT_DATA_DIR": str(tmp_path / "data")},
+    )
+    assert done.returncode == 2
+    assert "IMPRINT_DATA_DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_demo_makes_two_good_classifiers_and_stops(tmp_path):
     environment = {**os.environ, "COLUMNS": "160", "IMPRINT_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "app", "demo", "--once", "--port", "0"]

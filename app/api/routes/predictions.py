@@ -72,9 +72,10 @@ async def predict(
             raws = await inputs_of(request, modality, services)
         answer = await services.predict.predict(task_id, raws, call, top_k=options.top_k, record=options.record)
         metrics.predicted(task.backbone, answer.task.version.learner, len(raws))
-        return await large_json(
-            services, answer_json(answer, call.timing.milliseconds()), server_timing(call.timing), len(raws)
-        )
+        body, headers = answer_json(answer, call.timing.milliseconds()), server_timing(call.timing)
+        if options.record:  # what is stored is answered: nothing may come between
+            return json_response(body, headers=headers)
+        return await large_json(services, body, headers, len(raws))
 
     return await once(request, services, call, work)
 
@@ -94,7 +95,7 @@ async def predict_small(
     services.catalogue.bound_kit(task.backbone, task.version.backbone_sha256)
     digest = hashlib.sha256(f"{task_id}\n{task.active_version}\n{request.url.query}".encode()).hexdigest()
     headers = {"ETag": f'W/"{digest[:32]}"', "Cache-Control": "private, no-cache"}
-    unchanged = not_modified(request, headers["ETag"])
+    unchanged = not_modified(request, headers["ETag"], **{"Cache-Control": headers["Cache-Control"]})
     if unchanged is not None:
         return unchanged
     raw = _small_input(query)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api.bodies import SAFETENSORS, UnsupportedBody, body_of, media_type_of
-from app.api.deps import CallDep, ServicesDep
+from app.api.deps import CallDep, ServicesDep, attended
 from app.api.idempotency import once
 from app.api.openapi import accepts
 from app.api.routes.tasks import task_response
@@ -15,9 +15,9 @@ router = APIRouter(prefix="/v1/tasks", tags=["transfer"])
 
 
 @router.get("/{task_id}/export", response_class=Response, summary="Export a task as one file")
-async def export_task(task_id: str, services: ServicesDep) -> Response:
+async def export_task(request: Request, task_id: str, services: ServicesDep, call: CallDep) -> Response:
     """One safetensors file with JSON metadata: state, embeddings and, where they were kept, inputs."""
-    data = await services.transfer.export(task_id)
+    data = await attended(request, call, lambda: services.transfer.export(task_id))
     disposition = f'attachment; filename="{task_id}.safetensors"'
     return Response(data, media_type=SAFETENSORS[0], headers={"Content-Disposition": disposition})
 
