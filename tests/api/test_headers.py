@@ -122,6 +122,16 @@ def test_an_answer_that_would_be_huge_is_refused_before_it_is_computed(small_cli
     assert client.post(url, json={"inputs": [[1.0]] * 6, "top_k": 1}).status_code == 200
 
 
+def test_many_items_share_one_limit_on_scores_and_count_only_what_they_list(small_client):
+    client = small_client(limits={"scores": 10})
+    body = {"backbone": "vector-identity", "support": {"a": [[1.0]], "b": [[2.0]]}}
+    task = client.post("/v1/tasks", json=body).json()["id"]
+    items = [{"task": task, "vector": [1.0], "top_k": 1000}] * 5
+    assert all("prediction" in one for one in client.post("/v1/predict", json={"items": items}).json()["items"])
+    answered = client.post("/v1/predict", json={"items": [*items, items[0]]}).json()["items"]
+    assert [one["problem"]["code"] for one in answered if "problem" in one] == ["too-many-scores"]
+
+
 def test_logs_show_no_local_variables(capsys):
     import structlog
 

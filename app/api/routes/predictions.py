@@ -119,11 +119,16 @@ def _small_input(query: PredictQuery) -> RawInput:
 async def predict_many(request: Request, services: ServicesDep, metrics: MetricsDep, call: CallDep) -> Response:
     """Each item has its answer or its own problem; the items share the batches of their backbones."""
 
+    listed = 0
+
     async def one(index: int, item: ManyItemIn) -> dict[str, object]:
         own = Call(call.deadline_s)
         try:
             raw = item.raw(f"/items/{index}")
             answer = await services.predict.predict(item.task, [raw], own, top_k=item.top_k)
+            nonlocal listed
+            listed += len(answer.predictions[0].scores)
+            check_scores(listed, services.limits, f"/items/{index}/top_k")
         except ImprintError as error:
             fields = problem_fields(error, request.url.path, request_id_of(request))
             return {"index": index, "task": item.task, "problem": fields}
@@ -136,7 +141,6 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
         if len(given.items) > services.limits.inputs:
             detail = f"{len(given.items)} items in one request; the limit is {services.limits.inputs}."
             raise TooLarge(detail, pointer="/items")
-        check_scores(sum(item.top_k for item in given.items), services.limits, "/items")
         items = await asyncio.gather(*(one(index, item) for index, item in enumerate(given.items)))
         body = {"items": items, "timing": call.timing.milliseconds()}
         return await large_json(services, body, server_timing(call.timing))
