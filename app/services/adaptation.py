@@ -37,24 +37,24 @@ class Adaptation:
     async def version(
         self,
         kit: Kit,
-        recipe: Recipe,
+        candidates: Sequence[Candidate],
         support: SupportSet,
         call: Call,
         *,
+        store_inputs: bool,
         change: str,
         parent: int | None = None,
     ) -> NewVersion:
         """Adapt `support` and give the version to store. Raises what the engine raises."""
-        candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
         self._catalogue.check_way(kit, len(support.labels))
         adapted = await self.adapt(kit, candidates, support, call)
         call.check()
         return await self._workers.decode(
             pack,
             kit,
-            recipe,
             support,
             adapted,
+            store_inputs=store_inputs,
             timing=call.timing.milliseconds(),
             change=change,
             parent=parent,
@@ -71,10 +71,10 @@ class Adaptation:
 
 def pack(
     kit: Kit,
-    recipe: Recipe,
     support: SupportSet,
     adapted: Adapted,
     *,
+    store_inputs: bool,
     timing: Mapping[str, float],
     change: str,
     parent: int | None,
@@ -95,5 +95,5 @@ def pack(
         timing=dict(timing),
         state=dump_state(adapted.state),
         example_ids=tuple(one.example_id for one in support.members),
-        new_examples=new_examples(support.new, adapted.new_features, store_inputs=recipe.store_inputs),
+        new_examples=new_examples(support.new, adapted.new_features, store_inputs=store_inputs),
     )

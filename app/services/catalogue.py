@@ -105,8 +105,11 @@ class Catalogue:
             faults = [Fault("/learner_settings" + one.pointer, one.detail, one.code) for one in error.faults]
             raise InvalidSetting(error.detail, faults=faults) from error
         settled = asdict(parsed)
-        built = self._build(kit.name, learner, json.dumps(settled, sort_keys=True))
-        return Candidate(learner, settled, built)
+        return Candidate(learner, settled, self.learner(kit, learner, settled))
+
+    def learner(self, kit: Kit, name: str, settled: Mapping[str, object]) -> EmbeddingLearner[LearnerSettings]:
+        """A learner with settings that `candidate` settled before, as a stored version holds them."""
+        return self._build(kit.name, name, json.dumps(dict(settled), sort_keys=True))
 
     def check_way(self, kit: Kit, way: int, pointer: str = "/support") -> None:
         """Refuse a number of labels that the checkpoint does not serve. Raises `WayNotAllowed`."""

@@ -104,9 +104,8 @@ class PredictService:
         self._catalogue.check_way(kit, len(support.labels))
         check_scores(len(raws) * min(top_k, len(support.labels)), self._limits, "/top_k")
         dim = support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
-        decoded, _ = await self._decode(kit, raws, call, dim)
-        tensors = [one.input.tensor for one in support.new] + [one.tensor for one in decoded]
-        inputs = await self._workers.decode(kit.codec.stack, tensors)
+        before = [one.input.tensor for one in support.new]
+        decoded, inputs = await self._decode(kit, raws, call, dim, before)
         adapt = AdaptHead(candidates, support.columns, len(support.labels), order=support.rows)
         head = ClassifyHead(adapt, len(support.new))
         work = Work(backbone=kit.name, inputs=inputs, head=head, deadline_s=call.deadline_s)
@@ -136,18 +135,20 @@ class PredictService:
         return await self._workers.decode(read_off, scores, labels, top_k)
 
     async def _decode(
-        self, kit: Kit, raws: Sequence[RawInput], call: Call, dim: int | None
+        self, kit: Kit, raws: Sequence[RawInput], call: Call, dim: int | None, before: Sequence[Tensor] = ()
     ) -> tuple[list[DecodedInput], Tensor]:
+        """The inputs, and one batch of all of them behind the tensors `before`."""
+
         def decode() -> tuple[list[DecodedInput], Tensor]:
             decoded = decode_inputs(kit.codec.expecting(dim), raws)
-            return decoded, kit.codec.stack([one.tensor for one in decoded])
+            return decoded, kit.codec.stack([*before, *(one.tensor for one in decoded)])
 
         with call.timing.measure("decode_s"):
             return await self._workers.decode(decode)
 
     async def _scores(self, task: TaskRecord, kit: Kit, inputs: Tensor, call: Call) -> Float[Tensor, "q way"]:
         version = task.version
-        learner = self._catalogue.candidate(kit, version.learner, version.learner_settings).learner
+        learner = self._catalogue.learner(kit, version.learner, version.learner_settings)
         load = partial(self._load, task.id, version.number)
         async with self._engine.states.pinned((task.id, version.number), load) as entry:
             call.timing.load_s += entry.load_s

@@ -54,10 +54,12 @@ class TaskService:
     async def create(self, name: str | None, recipe: Recipe, raws: Sequence[RawExample], call: Call) -> TaskRecord:
         """Adapt a classifier to labelled examples and store it."""
         kit = self._catalogue.kit(recipe.backbone)
-        self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+        candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
         with call.timing.measure("decode_s"):
             support = await self._workers.decode(fresh, kit.codec, raws, self._limits)
-        version = await self._adaptation.version(kit, recipe, support, call, change="created")
+        version = await self._adaptation.version(
+            kit, candidates, support, call, store_inputs=recipe.store_inputs, change="created"
+        )
         task = NewTask(
             name=name,
             backbone=kit.name,
@@ -169,11 +171,15 @@ class TaskService:
             return await self._update(record, kit, support, call, change)
 
     async def _update(self, record: TaskRecord, kit: Kit, support: SupportSet, call: Call, change: str) -> TaskRecord:
-        recipe = Recipe(
-            record.backbone, record.learner_requested, record.learner_settings_requested, record.store_inputs
-        )
+        candidates = self._catalogue.candidates(kit, record.learner_requested, record.learner_settings_requested)
         version = await self._adaptation.version(
-            kit, recipe, support, call, change=change, parent=record.active_version
+            kit,
+            candidates,
+            support,
+            call,
+            store_inputs=record.store_inputs,
+            change=change,
+            parent=record.active_version,
         )
         store = partial(self._registry.add_version, record.id, version, record.revision)
         return await self._directory.change(record.id, store)

@@ -89,7 +89,7 @@ def test_a_number_that_is_not_finite(client, number):
     body = json.dumps({"backbone": "vector-identity", "support": {"a": [[1, 2]], "b": [[1, "N"]]}})
     body = body.replace('"N"', number)
     response = client.post("/v1/tasks", content=body, headers={"content-type": "application/json"})
-    refused(response, 422, response.json()["code"], "/support/b/0/1")
+    refused(response, 422, "not-finite", "/support/b/0/1")
 
 
 def test_vectors_of_mixed_sizes(client):
@@ -122,12 +122,12 @@ def test_a_truncated_jpeg(client, b64, image):
 
 
 def test_an_animated_gif(client, b64, image):
-    frames = [Image.new("P", (8, 8), index) for index in range(3)]
+    frames = [Image.new("RGB", (8, 8), (90 * index, 0, 0)) for index in range(3)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     support = {"a": [b64(buffer.getvalue())], "b": [b64(image((9, 9, 9)))]}
     response = post(client, support, PHOTO)
-    problem = refused(response, 415, response.json()["code"], "/support/a/0")
+    problem = refused(response, 415, "animated-image", "/support/a/0")
     assert "GIF" in problem["detail"]
 
 
@@ -215,14 +215,14 @@ def test_a_label_of_ten_thousand_characters(client):
 @pytest.mark.parametrize("label", ["", "  ", "a\u0000b", "line\nbreak"])
 def test_labels_that_cannot_be_shown(client, label):
     response = post(client, {**TWO, label: [[1.0, 1.0]]})
-    refused(response, 422, response.json()["code"])
+    refused(response, 422, "invalid-label")
 
 
 def test_an_input_of_another_kind_than_the_backbone_reads(client):
     response = post(client, {"a": ["text"], "b": [[1.0]]})
-    refused(response, 422, response.json()["code"], "/support/a/0")
+    refused(response, 422, "wrong-input-kind", "/support/a/0")
     response = post(client, [{"label": "a", "text": "x"}, {"label": "b", "text": "y"}], PHOTO)
-    refused(response, 422, response.json()["code"], "/support/0/text")
+    refused(response, 422, "wrong-input-kind", "/support/0/text")
 
 
 def test_an_input_that_gives_two_things_or_none(client):
@@ -282,8 +282,7 @@ def test_safetensors_that_are_none(client, task):
     url = f"/v1/tasks/{task['id']}/predict"
     headers = {"content-type": "application/vnd.safetensors"}
     response = client.post(url, content=b"\xff" * 100, headers=headers)
-    refused(response, response.status_code, response.json()["code"])
-    assert response.status_code in (400, 422)
+    refused(response, 400, "not-safetensors")
 
 
 def test_every_faulty_field_is_named(client):

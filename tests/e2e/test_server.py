@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from app.demo.show import LOG
 
@@ -181,9 +180,8 @@ def test_the_doctor_finds_this_machine_fit(tmp_path):
         assert part in done.stdout
 
 
-@pytest.mark.parametrize("log_format", ["json"])
-def test_logs_are_json_lines_with_the_request_id(serve, tmp_path, log_format):
-    server = serve(log_format=log_format)
+def test_logs_are_json_lines_with_the_request_id(serve, tmp_path):
+    server = serve(log_format="json")
     server.client.get("/v1/limits", headers={"x-request-id": "find-me-in-the-log"})
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(timeout=30)
