@@ -9,9 +9,6 @@ from torch import Tensor
 LOGIT_LIMIT = 1e30
 """Logits stay within this, so that embeddings of absurd size still give finite scores."""
 
-NORMALISE = {"description": "Scale each embedding to length one first."}
-"""Metadata of the setting `normalise`."""
-
 _FAR = 1e15
 
 
@@ -61,11 +58,6 @@ def spreads(features: Float[Tensor, "s dim"], kept: Float[Tensor, "folds s"]) ->
     length = ((squares * kept).sum(dim=1) / counts).sqrt()
     largest = (features.detach().abs().amax(dim=1) * kept).amax(dim=1)
     return torch.where(length > 1e-6 * largest, length, _or_one(largest))
-
-
-def prepared(features: Float[Tensor, "n dim"], normalise: bool) -> Float[Tensor, "n dim"]:
-    """The embeddings as the setting `normalise` wants them."""
-    return unit_vectors(features) if normalise else features
 
 
 def in_units(features: Float[Tensor, "n dim"], unit: Float[Tensor, ""]) -> Float[Tensor, "n dim"]:

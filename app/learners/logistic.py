@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from app.core.episode import TaskState
-from app.learners._base import EmbeddingLearner, LearnerSettings
-from app.learners._distance import NORMALISE, class_means, in_units, prepared, spread
+from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings
+from app.learners._distance import class_means, in_units, spread
 from app.learners._softmax_fit import SoftmaxFits
 
 _EXACT_BELOW = 4_000_000
@@ -22,7 +22,7 @@ _TIGHT, _FINE, _COARSE = 1e-6, 3e-4, 2e-2
 
 @final
 @dataclass(frozen=True)
-class LogisticSettings(LearnerSettings):
+class LogisticSettings(EmbeddingSettings):
     """Settings of `Logistic`."""
 
     regularisation: float = field(
@@ -41,7 +41,6 @@ class LogisticSettings(LearnerSettings):
             "maximum": 1e3,
         },
     )
-    normalise: bool = field(default=False, metadata=NORMALISE)
 
 
 @final
@@ -79,7 +78,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
 
     def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
         """Linear scores of embedded queries."""
-        rows = in_units(prepared(features, self.settings.normalise), state["unit"]) - state["centre"]
+        rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
         return rows @ state["weights"] + state["bias"]
 
     def cross_validate(
@@ -102,7 +101,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
     ) -> tuple[Float64[Tensor, "s k"], Float64[Tensor, "dim k"] | None, Float64[Tensor, " dim"], Float[Tensor, ""]]:
         """The examples as the fit sees them: centred, in units, in a basis of their span where that is smaller."""
-        embeddings = prepared(features, self.settings.normalise)
+        embeddings = self.prepare(features)
         unit = spread(embeddings)
         rows = embeddings.double() / unit.double()
         means, _ = class_means(rows, labels, way)

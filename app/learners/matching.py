@@ -9,13 +9,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from app.core.episode import TaskState
-from app.learners._base import EmbeddingLearner, LearnerSettings
+from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings
 from app.learners._distance import unit_vectors
 
 
 @final
 @dataclass(frozen=True)
-class MatchingNetSettings(LearnerSettings):
+class MatchingNetSettings(EmbeddingSettings):
     """Settings of `MatchingNet`."""
 
     temperature: float = field(
@@ -49,18 +49,22 @@ class MatchingNet(EmbeddingLearner[MatchingNetSettings]):
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
         """Keep the embeddings, each of length one."""
-        return {"support": unit_vectors(features), "labels": labels, "shots": labels.bincount(minlength=way)}
+        return {
+            "support": unit_vectors(self.prepare(features)),
+            "labels": labels,
+            "shots": labels.bincount(minlength=way),
+        }
 
     def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
         """Log of the attention that falls on each class."""
-        cosines = unit_vectors(features) @ state["support"].T
+        cosines = unit_vectors(self.prepare(features)) @ state["support"].T
         return _log_shares(self.settings.temperature * cosines, state["labels"], state["shots"])
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
     ) -> Float[Tensor, "s way"]:
         """Mask each example's attention to itself: the rest of the state is what a fit without it keeps."""
-        directions = unit_vectors(features)
+        directions = unit_vectors(self.prepare(features))
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         energies = (self.settings.temperature * (directions @ directions.T)).masked_fill(itself, -math.inf)
         own = torch.nn.functional.one_hot(labels, way)

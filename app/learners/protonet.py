@@ -9,13 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from app.core.episode import TaskState
-from app.learners._base import EmbeddingLearner, LearnerSettings, one_hot
+from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings, one_hot
 from app.learners._distance import (
     LOGIT_LIMIT,
-    NORMALISE,
     class_means,
     in_units,
-    prepared,
     spread,
     spreads,
     squared_distances,
@@ -24,7 +22,7 @@ from app.learners._distance import (
 
 @final
 @dataclass(frozen=True)
-class ProtoNetSettings(LearnerSettings):
+class ProtoNetSettings(EmbeddingSettings):
     """Settings of `ProtoNet`."""
 
     temperature: float = field(
@@ -35,7 +33,6 @@ class ProtoNetSettings(LearnerSettings):
         default=False,
         metadata={"description": "Measure distances in units of the support set's spread, so that scale is no matter."},
     )
-    normalise: bool = field(default=False, metadata=NORMALISE)
 
 
 _AT_ONCE = 1_000_000
@@ -64,7 +61,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
         """Average the embeddings of each class."""
-        embeddings = prepared(features, self.settings.normalise)
+        embeddings = self.prepare(features)
         prototypes, _ = class_means(embeddings, labels, way)
         unit = spread(embeddings) if self.settings.relative else features.new_ones(())
         return {"prototypes": prototypes, "unit": unit}
@@ -72,9 +69,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
     def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
         """Logits of embedded queries: minus the scaled squared distances."""
         unit = state["unit"]
-        distances = squared_distances(
-            in_units(prepared(features, self.settings.normalise), unit), state["prototypes"] / unit
-        )
+        distances = squared_distances(in_units(self.prepare(features), unit), state["prototypes"] / unit)
         return (-self.settings.temperature * distances).clamp_min(-LOGIT_LIMIT)
 
     def cross_validate(
@@ -85,7 +80,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
         count = int(folds.max()) + 1
         if examples * dim * max(way, count) > _AT_ONCE or features.abs().amax() > _MODEST:
             return super().cross_validate(features, labels, way, folds)
-        wide = prepared(features, self.settings.normalise).double()
+        wide = self.prepare(features).double()
         kept = (folds != torch.arange(count, device=folds.device)[:, None]).to(wide)
         shares = kept[:, None] * one_hot(labels, way, wide).T
         prototypes = shares @ wide / shares.sum(2, keepdim=True)

@@ -9,13 +9,13 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from app.core.episode import TaskState
-from app.learners._base import EmbeddingLearner, LearnerSettings, one_hot
-from app.learners._distance import NORMALISE, class_means, groups_by_shot, in_units, prepared, spread
+from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings, one_hot
+from app.learners._distance import class_means, groups_by_shot, in_units, spread
 
 
 @final
 @dataclass(frozen=True)
-class RidgeSettings(LearnerSettings):
+class RidgeSettings(EmbeddingSettings):
     """Settings of `Ridge`."""
 
     regularisation: float = field(
@@ -30,7 +30,6 @@ class RidgeSettings(LearnerSettings):
         default=20.0,
         metadata={"description": "Multiplies the fitted values: higher is surer.", "above": 0.0, "maximum": 1e6},
     )
-    normalise: bool = field(default=False, metadata=NORMALISE)
 
 
 @final
@@ -56,7 +55,7 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
         """Solve the regression in float64."""
-        embeddings = prepared(features, self.settings.normalise)
+        embeddings = self.prepare(features)
         unit = spread(embeddings)
         rows = embeddings.double() / unit.double()
         means, shots = class_means(rows, labels, way)
@@ -68,14 +67,14 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
 
     def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
         """Fitted values of embedded queries, scaled."""
-        rows = in_units(prepared(features, self.settings.normalise), state["unit"]) - state["centre"]
+        rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
         return self.settings.scale * (rows @ state["weights"])
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
     ) -> Float[Tensor, "s way"]:
         """PRESS residuals, with the class weights that remain without the example; the unit u stays."""
-        embeddings = prepared(features, self.settings.normalise)
+        embeddings = self.prepare(features)
         rows = embeddings.double() / spread(embeddings).double()
         means, shots = class_means(rows, labels, way)
         noise = self.settings.regularisation * shots[:, 0] * way / (len(labels) - 1)

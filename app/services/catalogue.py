@@ -11,7 +11,7 @@ from app.checkpoints.load import Checkpoint
 from app.codecs import Codec, codec_for
 from app.core.errors import BackboneChanged, Fault, Invalid, InvalidSetting, NotFound, UnknownName
 from app.core.limits import Limits
-from app.learners._base import EmbeddingLearner, LearnerSettings
+from app.learners._base import EmbeddingLearner, EmbeddingSettings
 
 AUTO = "auto"
 
@@ -36,7 +36,7 @@ class Candidate:
 
     name: str
     settings: Mapping[str, object]
-    learner: EmbeddingLearner[LearnerSettings]
+    learner: EmbeddingLearner[EmbeddingSettings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ class Catalogue:
         settled = asdict(parsed)
         return Candidate(learner, settled, self.learner(kit, learner, settled))
 
-    def learner(self, kit: Kit, name: str, settled: Mapping[str, object]) -> EmbeddingLearner[LearnerSettings]:
+    def learner(self, kit: Kit, name: str, settled: Mapping[str, object]) -> EmbeddingLearner[EmbeddingSettings]:
         """A learner with settings that `candidate` settled before, as a stored version holds them."""
         return self._build(kit.name, name, json.dumps(dict(settled), sort_keys=True))
 
@@ -119,7 +119,7 @@ class Catalogue:
                 f"{kit.name} serves {allowed.min} to {allowed.max} labels; {way} given.", pointer=pointer
             )
 
-    def _build_uncached(self, backbone: str, learner: str, settings: str) -> EmbeddingLearner[LearnerSettings]:
+    def _build_uncached(self, backbone: str, learner: str, settings: str) -> EmbeddingLearner[EmbeddingSettings]:
         built = learners.build(learner, self.checkpoints[backbone].backbone, json.loads(settings))
         if not isinstance(built, EmbeddingLearner):
             raise TypeError(f"{learner} does not work on embeddings")

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from app.core.episode import TaskState
-from app.learners._base import EmbeddingLearner, LearnerSettings
+from app.learners._base import EmbeddingLearner, EmbeddingSettings
 from app.learners._select import HeldOut, Selection, judge, select
 from app.services.catalogue import Candidate
 
-AnyHead: TypeAlias = EmbeddingLearner[LearnerSettings]
+AnyHead: TypeAlias = EmbeddingLearner[EmbeddingSettings]
 
 
 @dataclass(frozen=True, eq=False)
