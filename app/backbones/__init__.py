@@ -53,9 +53,13 @@ def _settings(kind: Any, values: Mapping[str, object], architecture: str) -> Any
         if name not in defaults:
             raise InvalidSetting(f"The architecture {architecture!r} has no setting {name!r}.", pointer=pointer)
         wanted = type(defaults[name])
-        if type(value) is not wanted:
+        if not (_is_widths(value) if wanted is tuple else type(value) is wanted):
+            kinds = "list of whole numbers" if wanted is tuple else wanted.__name__
             raise InvalidSetting(
-                f"The setting {name!r} of {architecture!r} must be a {wanted.__name__}, not {value!r}.",
-                pointer=pointer,
+                f"The setting {name!r} of {architecture!r} must be a {kinds}, not {value!r}.", pointer=pointer
             )
-    return kind(**values)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _is_widths(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(type(one) is int for one in value)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from app import backbones
 from app.backbones.conv4 import Conv4, Settings
+from app.core.errors import InvalidSetting
 
 
 @pytest.fixture
@@ -52,3 +54,33 @@ def test_an_embedding_is_the_same_alone_batched_and_reordered(network: Conv4) ->
     torch.testing.assert_close(network(glyphs[order]), together[order], atol=1e-5, rtol=1e-5)
     for row in range(9):
         torch.testing.assert_close(network(glyphs[row : row + 1])[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+def test_each_block_may_have_a_width_of_its_own() -> None:
+    network = backbones.build("conv4", {"channels": 3, "image_size": 32, "widths": [8, 8, 16, 24]}).eval()
+    assert network.dim == 24 * 4
+    assert network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 96)
+
+
+def test_group_normalisation_makes_training_and_evaluation_alike() -> None:
+    network = Conv4(Settings(filters=8, norm="group"))
+    torch.testing.assert_close(network.train()(_glyphs(4)), network.eval()(_glyphs(4)))
+    assert not list(network.buffers())
+
+
+@pytest.mark.parametrize(
+    ("settings", "pointer"),
+    [
+        ({"norm": "layer"}, "norm"),
+        ({"channels": 2}, "channels"),
+        ({"widths": [8, 8]}, "widths"),
+        ({"widths": [0, 8, 8, 8]}, "widths"),
+        ({"widths": [8.0, 8, 8, 8]}, "widths"),
+        ({"norm": "group", "filters": 12}, "widths"),
+        ({"image_size": 8}, "image_size"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, object], pointer: str) -> None:
+    with pytest.raises(InvalidSetting) as refused:
+        backbones.build("conv4", settings)
+    assert refused.value.faults[0].pointer == f"/architecture_settings/{pointer}"
