@@ -26,6 +26,11 @@ class Backbone(nn.Module, ABC):
     input_shape: tuple[int | None, ...]
     dim: int | None
     pads: ClassVar[bool] = False
+    stacks: ClassVar[bool] = False
+    """Whether `forward` in evaluation mode takes the weights of several tasks, stacked along a new first axis.
+
+    Inputs (n, tasks * channels, ...) then hold those of the first task first, and so does the output (n, tasks * dim).
+    """
 
     @abstractmethod
     def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:

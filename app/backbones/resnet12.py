@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from app.backbones._base import Backbone, Modality
+from app.backbones._convolution import channels_last, convolved
 from app.core.errors import InvalidSetting
 
 SLOPE: Final = 0.1
@@ -53,6 +54,7 @@ class ResNet12(Backbone):
     """
 
     modality: ClassVar[Modality] = "image"
+    stacks: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -67,8 +69,7 @@ class ResNet12(Backbone):
     def forward(self, inputs: UInt8[Tensor, "n channels height width"]) -> Float[Tensor, "n dim"]:
         """Embed images. In evaluation mode each row depends on its own image alone."""
         weight: Tensor = next(self.blocks.parameters())
-        pixels = inputs.to(weight.dtype, memory_format=torch.channels_last)
-        places: Tensor = self.blocks((pixels - MEAN) / STD)
+        places: Tensor = self.blocks((channels_last(inputs, weight.dtype) - MEAN) / STD)
         return places.mean((2, 3))
 
     def micro_batch_examples(self, device_type: str) -> int:
@@ -113,10 +114,20 @@ def drop_squares(
     return images * kept * (kept.numel() / kept.sum().clamp_min(1))
 
 
-def _conv_norm(channels: int, filters: int, kernel: int) -> nn.Sequential:
+@final
+class _ConvNorm(nn.Sequential):
+    """A convolution, then its normalisation."""
+
+    def forward(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n filters height width"]:
+        convolution, norm = self
+        assert isinstance(convolution, nn.Conv2d)  # noqa: S101 (made so)
+        return convolved(images, convolution, norm)
+
+
+def _conv_norm(channels: int, filters: int, kernel: int) -> _ConvNorm:
     convolution = nn.Conv2d(channels, filters, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, a=SLOPE, mode="fan_out", nonlinearity="leaky_relu")
-    return nn.Sequential(convolution, nn.BatchNorm2d(filters))
+    return _ConvNorm(convolution, nn.BatchNorm2d(filters))
 
 
 def _active(images: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ class Limits:
     body_size_bytes: int = 64 * 1024 * 1024
     labels: int = 10_000
     examples: int = 20_000
+    weight_examples: int = 1_000
+    """Examples of a task whose learner adapts the backbone's weights: each of its steps passes over all of them."""
     inputs: int = 1_000
     scores: int = 500_000
     """Label scores in one answer: inputs times the smaller of top_k and the number of labels."""

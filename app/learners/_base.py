@@ -76,14 +76,17 @@ class Learner(nn.Module, ABC, Generic[S]):
         return None
 
     def value(self, name: str) -> Float64[Tensor, ""]:
-        """A learnable setting as it now is: what was set, exactly, until training moves it."""
+        """A learnable setting as it now is: what was set, exactly, until training moves it.
+
+        In evaluation mode it is cut off from autograd, so that a state keeps no graph.
+        """
         offset: Tensor = self.offsets[name]
-        return float(getattr(self.settings, name)) * offset.exp()
+        return float(getattr(self.settings, name)) * (offset if self.training else offset.detach()).exp()
 
     def learned_settings(self) -> dict[str, float]:
         """The learnable settings as training left them, kept within their ranges."""
         about = {one.name: one.metadata for one in fields(self.settings)}
-        found = {name: float(self.value(name)) for name in self.learnable}
+        found = {name: float(self.value(name).detach()) for name in self.learnable}
         return {
             name: min(max(value, about[name].get("minimum", value)), about[name].get("maximum", value))
             for name, value in found.items()

@@ -55,7 +55,8 @@ def spreads(features: Float[Tensor, "s dim"], kept: Float[Tensor, "folds s"]) ->
     counts = kept.sum(dim=1)
     means = kept @ features / counts[:, None]
     squares = (features - means[:, None]).square().sum(dim=2)
-    length = ((squares * kept).sum(dim=1) / counts).sqrt()
+    mean_square = (squares * kept).sum(dim=1) / counts
+    length = _or_one(mean_square).sqrt() * (mean_square > 0)  # the root of zero has no gradient
     largest = (features.detach().abs().amax(dim=1) * kept).amax(dim=1)
     return torch.where(length > 1e-6 * largest, length, _or_one(largest))
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from app.learners._base import EmbeddingLearner
+from app.learners._base import EmbeddingLearner, Learner
+from app.learners._weights import WeightLearner
 
 PRODUCTS_PER_EXAMPLE = 4_000_000
 """What judging a learner may cost: some 0.1 ms of two CPU cores an example, against 3 ms of the smallest backbone."""
@@ -50,11 +51,14 @@ class _Verdict:
 
 
 def judge(
-    learner: EmbeddingLearner[Any], features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
+    learner: Learner[Any], rows: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"], way: int
 ) -> HeldOut | None:
-    """Held-out score of one learner; None where no class has two examples or it would cost too much."""
-    folds = _folds_within_budget(learner, features, labels, way)
-    return None if folds is None else _verdict(learner, features, labels, way, _split(labels, folds)).held_out
+    """Held-out score of one learner; None where no class has two examples or it would cost too much.
+
+    `rows` are what the learner works on: inputs, or embeddings for an `EmbeddingLearner`.
+    """
+    folds = _folds_within_budget(learner, rows, labels, way)
+    return None if folds is None else _verdict(learner, rows, labels, way, _split(labels, folds)).held_out
 
 
 def select(
@@ -114,20 +118,25 @@ def _within_noise(best: Bool[Tensor, " judged"], other: Bool[Tensor, " judged"])
 
 
 def _folds_within_budget(
-    learner: EmbeddingLearner[Any], features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
+    learner: Learner[Any], rows: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"], way: int
 ) -> int | None:
     """As many folds as the largest class has examples, or the most of a few numbers that is not too costly."""
-    examples, dim = features.shape
     shot = int(labels.bincount().max())
     for folds in (min(shot, most) for most in _FOLDS):
-        if folds > 1 and learner.held_out_products(examples, dim, way, folds) <= PRODUCTS_PER_EXAMPLE * examples:
+        if folds > 1 and _affordable(learner, len(rows), rows[0].numel(), way, folds):
             return folds
     return None
 
 
+def _affordable(learner: Learner[Any], examples: int, dim: int, way: int, folds: int) -> bool:
+    if isinstance(learner, WeightLearner):
+        return learner.may_judge(examples, folds)
+    return learner.held_out_products(examples, dim, way, folds) <= PRODUCTS_PER_EXAMPLE * examples
+
+
 def _verdict(
-    learner: EmbeddingLearner[Any],
-    features: Float[Tensor, "s dim"],
+    learner: Learner[Any],
+    rows: Shaped[Tensor, "s ..."],
     labels: Int64[Tensor, " s"],
     way: int,
     split: Int64[Tensor, " s"],
@@ -135,7 +144,7 @@ def _verdict(
     """Judge on every example that has a fold."""
     judged, folds = split >= 0, int(split.max()) + 1
     with torch.no_grad():
-        scores = learner.cross_validate(features, labels, way, split)
+        scores = learner.cross_validate(rows, labels, way, split)
     truth = labels[judged]
     logits = scores[judged]
     # A label that scores the same as the right one is not told apart from it: that is no right answer.

@@ -6,12 +6,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 _MEMORY = 6  # curvature pairs kept; Liu and Nocedal 1989 advise 3 to 7
 _HALVINGS = 40
 _SUFFICIENT = 1e-4
+_DIRECT = 1500
+"""Unknowns of a problem up to which its Hessian is factored; above, conjugate gradients."""
+_HELD = 20_000_000
+"""Numbers that making the Hessian may hold at a time."""
 
 _Pairs = list[tuple[Tensor, Tensor, Tensor]]
 
@@ -28,7 +32,7 @@ class SoftmaxFits:
     labels: Int64[Tensor, " s"]
     weights: Float[Tensor, "s b"]
     start: Float[Tensor, "k b way"]
-    penalty: float
+    penalty: Float64[Tensor, ""]
 
     @cached_property
     def targets(self) -> Float[Tensor, "s 1 way"]:
@@ -73,9 +77,9 @@ class SoftmaxFits:
         return change
 
     def differentiable(self, change: Float[Tensor, "k b way"]) -> Float[Tensor, "k b way"]:
-        """The same D, tied to `rows` and `start` for autograd by the implicit function theorem.
+        """The same D, tied to `rows`, `start` and `penalty` for autograd by the implicit function theorem.
 
-        At the minimum g(D, rows) = 0, so dD = -H^-1 dg, where H is the Hessian: the backward pass solves one system.
+        At the minimum g(D, rows, ...) = 0, so dD = -H^-1 dg, H the Hessian: the backward pass solves one system.
         """
         _, slope = self.value_and_slope(change)
         implicit: Callable[..., Tensor] = _Implicit.apply
@@ -83,13 +87,41 @@ class SoftmaxFits:
 
     def detached(self) -> "SoftmaxFits":
         """The same problems, cut off from autograd."""
-        return replace(self, rows=self.rows.detach(), start=self.start.detach())
+        return replace(self, rows=self.rows.detach(), start=self.start.detach(), penalty=self.penalty.detach())
 
     @torch.no_grad()
     def _solve_hessian(self, change: Tensor, right: Tensor) -> Tensor:
-        """H^-1 right by conjugate gradients, each problem for itself. `right` has no part along H's null space."""
+        """H^-1 right, each problem for itself.
+
+        H's null space, intercepts that move together, moves no probability: what rounding left of `right` in it goes.
+        """
         k, b, way = change.shape
+        right = torch.cat([right[:-1], right[-1:] - right[-1:].mean(dim=2, keepdim=True)])
         chances = (self.rows @ (self.start + change).view(k, b * way)).view(-1, b, way).softmax(dim=2)
+        small = k * way <= _DIRECT and len(self.rows) * (k * k + b * way * way) <= _HELD
+        return (self._factored if small else self._conjugate)(chances, right)
+
+    def _factored(self, chances: Float[Tensor, "s b way"], right: Float[Tensor, "k b way"]) -> Float[Tensor, "k b way"]:
+        """By Cholesky in float64; the null space is filled, and what curves next to nothing is kept from zero."""
+        k, b, way = right.shape
+        weighed, rows = (chances * self.weights[:, :, None]).double(), self.rows.double()
+        bends = torch.diag_embed(weighed) - weighed[:, :, :, None] * chances[:, :, None]
+        squares = rows[:, :, None] * rows[:, None]
+        hessian = (bends.flatten(1).T @ squares.flatten(1)).view(b, way, way, k, k).permute(0, 3, 1, 4, 2)
+        hessian = hessian.reshape(b, k * way, k * way)
+        hessian[:, -way:, -way:] += hessian.diagonal(dim1=1, dim2=2)[:, -way:].mean(dim=1)[:, None, None]
+        diagonal = hessian.diagonal(dim1=1, dim2=2)
+        diagonal[:, :-way] += self.penalty
+        diagonal += k * way * torch.finfo(hessian.dtype).eps * diagonal.amax(dim=1, keepdim=True)
+        across = right.double().movedim(1, 0).reshape(b, k * way, 1)
+        solved = torch.cholesky_solve(across, torch.linalg.cholesky(hessian))
+        return solved.view(b, k, way).movedim(0, 1).to(right)
+
+    def _conjugate(
+        self, chances: Float[Tensor, "s b way"], right: Float[Tensor, "k b way"]
+    ) -> Float[Tensor, "k b way"]:
+        """By conjugate gradients, to where rounding lets a problem come no nearer."""
+        k, b, way = right.shape
         answer, rest = torch.zeros_like(right), right
         towards, size = rest * self._scaling(), _dot(rest, rest * self._scaling())
         goal = size * torch.finfo(right.dtype).eps ** 1.5  # a residual of eps^0.75: further, rounding leads it astray
@@ -100,16 +132,18 @@ class SoftmaxFits:
             seen = chances * (seen - (chances * seen).sum(dim=2, keepdim=True)) * self.weights[:, :, None]
             bent = (self.rows.T @ seen.view(-1, b * way)).view(k, b, way)
             bent[:-1] += self.penalty * towards[:-1]
-            step = size / _dot(towards, bent).clamp_min(torch.finfo(right.dtype).tiny)
+            curvature = _dot(towards, bent)
+            bends = curvature > torch.finfo(right.dtype).eps * _dot(towards, towards / self._scaling())
+            step = torch.where(bends, size / curvature, torch.zeros_like(size))
             answer, rest = answer + step * towards, rest - step * bent
             new_size = _dot(rest, rest * self._scaling())
             towards = rest * self._scaling() + new_size / size.clamp_min(torch.finfo(right.dtype).tiny) * towards
-            size = new_size
+            size = torch.where(bends, new_size, torch.zeros_like(size))
         return answer
 
     def _scaling(self) -> Float[Tensor, "k 1 1"]:
         """Inverse of a bound on the curvature: p (1 - p) <= 1/4 times one example, or, in the intercept, a class."""
-        curvature = torch.full_like(self.start[:, :1, :1], self.penalty + 0.25)
+        curvature = torch.full_like(self.start[:, :1, :1], float(self.penalty) + 0.25)
         curvature[-1] = 0.25 * max(1.0, len(self.rows) / self.start.shape[2])
         return 1 / curvature
 

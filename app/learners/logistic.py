@@ -65,6 +65,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
     paper: ClassVar[str] = "Chen et al., ICLR 2019, arXiv:1904.04232; start: Triantafillou et al., arXiv:1903.03096"
     cost: ClassVar[str] = "one pass over the support set; some 20 steps of s * min(s, dim) * way products to fit"
     Settings: ClassVar[type[LearnerSettings]] = LogisticSettings
+    learnable: ClassVar[tuple[str, ...]] = ("regularisation", "temperature")
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
         """Minimise until the gradient is under a millionth (in float32 3 ten-thousandths) of a class's weight."""
@@ -126,7 +127,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
         share = present.sum(dim=0) / way / shots.clamp_min(1)
         sums = rows.new_zeros(way, kept.shape[1], rows.shape[1])
         prototypes = sums.index_add(0, labels, rows[:, None] * present[:, :, None]) / shots.clamp_min(1)[:, :, None]
-        heat = self.settings.temperature
+        heat = self.value("temperature")
         start = torch.cat([2 * heat * prototypes, -heat * prototypes.square().sum(2, keepdim=True)], dim=2)
         small = rows.numel() * way * kept.shape[1] <= _EXACT_BELOW
         kind = torch.float64 if small else torch.float32
@@ -136,11 +137,11 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
             labels=labels,
             weights=(present * share[labels]).to(kind),
             start=start.permute(2, 1, 0).to(kind).contiguous(),
-            penalty=self.settings.regularisation,
+            penalty=self.value("regularisation"),
         )
         with torch.no_grad():
             change = fits.detached().minimise(goal)
-        return fits.start + (fits.differentiable(change) if rows.requires_grad else change)
+        return fits.start + (fits.differentiable(change) if fits.start.requires_grad else change)
 
 
 def _with_one(rows: Float64[Tensor, "s k"]) -> Float64[Tensor, "s j"]:

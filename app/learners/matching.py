@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from app.backbones._base import Backbone
 from app.core.episode import TaskState
+from app.core.errors import InvalidSetting
 from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings
 from app.learners._distance import unit_vectors
+from app.learners._full_context import FullContext
 
 
 @final
@@ -26,49 +29,99 @@ class MatchingNetSettings(EmbeddingSettings):
             "maximum": 1e4,
         },
     )
+    full_context: bool = field(
+        default=False,
+        metadata={"description": "Embed each example in the light of the support set, by meta-trained networks."},
+    )
+    context_steps: int = field(
+        default=5,
+        metadata={
+            "description": "How often the network over a query reads the support set, with full_context.",
+            "minimum": 1,
+            "maximum": 50,
+        },
+    )
 
 
 @final
 class MatchingNet(EmbeddingLearner[MatchingNetSettings]):
     """Labels a query as the support examples that point the same way.
 
-    State: `support`, float (s, dim), of length one; `labels`, int64 (s,); `shots`, int64 (way,).
+    With `full_context` the support examples and the queries are first changed by two recurrent networks that see the
+    whole support set; they hold 28 dim^2 weights, meta-trained (at zero, their start, they change nothing).
+
+    State: `support`, float (s, dim), of length one (with full context: the changed ones, whose length is free);
+    `labels`, int64 (s,); `shots`, int64 (way,).
     Logits: log of each class's share of the attention, so at most 0; always finite.
-    Cost: one backbone pass over the support set; s * dim numbers stored.
-    Raises: nothing.
-    Paper: Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, NeurIPS 2016, arXiv:1606.04080, eq. 1 and
-    section 2.1.1 (softmax over cosines).
+    Cost: one backbone pass over the support set; s * dim numbers stored. Full context adds 16 s dim^2 products to a
+    fit, one after another over the examples, and `context_steps` * (12 dim^2 + 2 s dim) to each query.
+    Raises: `InvalidSetting` for `full_context` on a backbone whose dim is that of its input.
+    Paper: Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, NeurIPS 2016, arXiv:1606.04080, eq. 1,
+    section 2.1.1 (softmax over cosines) and 2.1.2 with appendix A (full context).
     Departs from it: the temperature; a class's attention is averaged over its examples instead of summed, which is
-    the same in the paper's balanced episodes and does not favour the label with more examples elsewhere; no full
-    context embeddings.
+    the same in the paper's balanced episodes and does not favour the label with more examples elsewhere; the order in
+    which the support set is read is that of its coordinates, so that the order of arrival is no matter.
     """
 
     paper: ClassVar[str] = "Vinyals et al., NeurIPS 2016, arXiv:1606.04080"
     cost: ClassVar[str] = "one pass over the support set; s * dim numbers stored; s * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = MatchingNetSettings
+    learnable: ClassVar[tuple[str, ...]] = ("temperature",)
+
+    def __init__(self, backbone: Backbone, settings: MatchingNetSettings) -> None:
+        super().__init__(backbone, settings)
+        if settings.full_context:
+            dim = settings.projection or backbone.dim
+            if dim is None:
+                raise InvalidSetting(
+                    "A backbone whose dim is that of its input has no full context.", pointer="/full_context"
+                )
+            self.context = FullContext(dim)
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
-        """Keep the embeddings, each of length one."""
+        """Keep the embeddings, each of length one or in full context."""
+        support = unit_vectors(self.prepare(features))
         return {
-            "support": unit_vectors(self.prepare(features)),
+            "support": self.context.support(_long(support)) if self.settings.full_context else support,
             "labels": labels,
             "shots": labels.bincount(minlength=way),
         }
 
     def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
         """Log of the attention that falls on each class."""
-        cosines = unit_vectors(self.prepare(features)) @ state["support"].T
-        return _log_shares(self.settings.temperature * cosines, state["labels"], state["shots"])
+        queries, support, heat = unit_vectors(self.prepare(features)), state["support"], self.value("temperature")
+        if self.settings.full_context:
+            queries = unit_vectors(self.context.query(_long(queries), support, heat, self.settings.context_steps))
+            support = unit_vectors(support)
+        return _log_shares(heat * (queries @ support.T), state["labels"], state["shots"])
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
-    ) -> Float[Tensor, "s way"]:
-        """Mask each example's attention to itself: the rest of the state is what a fit without it keeps."""
+    ) -> Float[Tensor, "s way"] | None:
+        """Mask each example's attention to itself: the rest of the state is what a fit without it keeps.
+
+        None with full context, where the others' embeddings change too.
+        """
+        if self.settings.full_context:
+            return None
         directions = unit_vectors(self.prepare(features))
         itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        energies = (self.settings.temperature * (directions @ directions.T)).masked_fill(itself, -math.inf)
+        energies = (self.value("temperature") * (directions @ directions.T)).masked_fill(itself, -math.inf)
         own = torch.nn.functional.one_hot(labels, way)
         return _log_shares(energies, labels, labels.bincount(minlength=way) - own)
+
+    def held_out_products(self, examples: int, dim: int, way: int, folds: int) -> int:
+        """A cosine of each pair in each fold, and what the context takes."""
+        cosines = super().held_out_products(examples, dim, way, folds)
+        if not self.settings.full_context:
+            return cosines
+        wide = self.settings.projection or dim
+        reading = 12 * wide * wide + 2 * examples * wide
+        return cosines + examples * (16 * folds * wide * wide + self.settings.context_steps * reading)
+
+
+def _long(directions: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    return directions * math.sqrt(directions.shape[1])
 
 
 def _log_shares(

@@ -58,6 +58,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
     paper: ClassVar[str] = "Snell, Swersky, Zemel, NeurIPS 2017, arXiv:1703.05175"
     cost: ClassVar[str] = "one pass over the support set; way * dim numbers stored; way * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = ProtoNetSettings
+    learnable: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
         """Average the embeddings of each class."""
@@ -70,7 +71,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
         """Logits of embedded queries: minus the scaled squared distances."""
         unit = state["unit"]
         distances = squared_distances(in_units(self.prepare(features), unit), state["prototypes"] / unit)
-        return (-self.settings.temperature * distances).clamp_min(-LOGIT_LIMIT)
+        return (-self.value("temperature") * distances).clamp_min(-LOGIT_LIMIT)
 
     def cross_validate(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
@@ -87,7 +88,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
         units = spreads(wide, kept) if self.settings.relative else kept.new_ones(count)
         own = folds.clamp_min(0)
         apart = (wide[:, None] - prototypes[own]) / units[own][:, None, None]
-        scores = (-self.settings.temperature * apart.square().sum(2)).clamp_min(-LOGIT_LIMIT)
+        scores = (-self.value("temperature") * apart.square().sum(2)).clamp_min(-LOGIT_LIMIT)
         return scores.masked_fill(folds[:, None] < 0, math.nan).to(features.dtype)
 
     def leave_one_out(

@@ -46,12 +46,13 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
     Raises: nothing.
     Paper: Bertinetto, Henriques, Torr, Vedaldi, ICLR 2019, arXiv:1805.08136 (R2D2), eq. 4-6.
     Departs from it: the intercept (a single one for all classes there, which softmax ignores), the class weights v and
-    the unit u; `regularisation` and `scale` are set, not learned.
+    the unit u. As there, `regularisation` and `scale` are meta-learned.
     """
 
     paper: ClassVar[str] = "Bertinetto et al., ICLR 2019, arXiv:1805.08136 (R2D2)"
     cost: ClassVar[str] = "one pass over the support set; min(s, dim)^3 to fit; way * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = RidgeSettings
+    learnable: ClassVar[tuple[str, ...]] = ("regularisation", "scale")
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
         """Solve the regression in float64."""
@@ -60,7 +61,7 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
         rows = embeddings.double() / unit.double()
         means, shots = class_means(rows, labels, way)
         centre = means.mean(dim=0)
-        noise = self.settings.regularisation * shots[:, 0] * way / len(labels)
+        noise = self.value("regularisation") * shots[:, 0] * way / len(labels)
         weights = _weights(rows - centre, labels, noise)
         kind = features.dtype
         return {"weights": weights.to(kind), "centre": centre.to(kind), "unit": unit}
@@ -68,7 +69,7 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
     def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
         """Fitted values of embedded queries, scaled."""
         rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
-        return self.settings.scale * (rows @ state["weights"])
+        return self.value("scale") * (rows @ state["weights"])
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
@@ -77,9 +78,9 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
         embeddings = self.prepare(features)
         rows = embeddings.double() / spread(embeddings).double()
         means, shots = class_means(rows, labels, way)
-        noise = self.settings.regularisation * shots[:, 0] * way / (len(labels) - 1)
+        noise = self.value("regularisation") * shots[:, 0] * way / (len(labels) - 1)
         values = _held_out(rows - means.mean(dim=0), labels, noise)
-        return (self.settings.scale * (values - 1 / way)).to(features.dtype)
+        return (self.value("scale") * (values - 1 / way)).to(features.dtype)
 
 
 def _weights(

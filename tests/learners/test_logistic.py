@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.learners import build
+from app.core.episode import Episode, Support
+from app.learners import _softmax_fit, build
 from app.learners import logistic as module
 
 
@@ -65,3 +66,31 @@ def test_it_fits_in_the_span_of_few_examples_what_it_fits_in_the_whole_space(sam
     spanned = torch.cat([five, torch.zeros(6, 1)], dim=1)
     expected = learner.score(learner.fit(five, labels, 2), five)
     torch.testing.assert_close(learner.score(learner.fit(spanned, labels, 2), spanned), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("directly", [True, False])
+@pytest.mark.parametrize(("shots", "temperature"), [((1,) * 5, 6.0), ((5,) * 5, 6.0), ((1, 1), 1000.0)], ids=str)
+def test_a_set_told_apart_with_certainty_has_a_finite_gradient(directly, shots, temperature, same, blobs, monkeypatch):
+    if not directly:
+        monkeypatch.setattr(_softmax_fit, "_DIRECT", 0)
+    features, labels = blobs(shots, 64, distance=3.0)
+    queries, truth = blobs(shots, 64, seed=1, distance=3.0)
+    inputs = features.requires_grad_()
+    learner = build("logistic", same, {"temperature": temperature, "regularisation": 0.001}).train()
+    learner.feature_loss(Episode(Support(inputs, labels, len(shots)), queries, truth)).backward()
+    assert bool(inputs.grad.isfinite().all())
+    assert all(bool(one.grad.isfinite()) for one in learner.offsets.values())
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+def test_factored_or_by_conjugate_gradients_the_gradient_is_the_same(dim, same, blobs, monkeypatch):
+    features, labels = blobs((4, 2, 3), dim, distance=0.7)
+    learner = build("logistic", same, {}).train()
+    inputs = features.double().requires_grad_()
+    episode = Episode(Support(inputs, labels, 3), features.double(), labels)
+    slopes = []
+    for most in (_softmax_fit._DIRECT, 0):
+        monkeypatch.setattr(_softmax_fit, "_DIRECT", most)
+        slopes.append(torch.autograd.grad(learner.feature_loss(episode), [inputs, *learner.offsets.values()]))
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)

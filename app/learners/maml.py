@@ -1,0 +1,108 @@
+"""MAML: weights from which a few steps of gradient descent make a classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from app.backbones._base import Backbone
+from app.core.errors import InvalidSetting
+from app.learners._base import LearnerSettings
+from app.learners._inner_loop import BIAS, WEIGHT, Update, Weights, at_rates, step_shares
+from app.learners._rates import HEAD, SecondOrderSettings, StepRates, rates_at, scaled
+from app.learners._weights import Features, WeightLearner
+
+
+@final
+@dataclass(frozen=True)
+class MamlSettings(SecondOrderSettings):
+    """Settings of `Maml`."""
+
+    head: str = field(
+        default="shared",
+        metadata={
+            "description": "Where the head starts: one row for all classes (any way), or a meta-trained row a class.",
+            "choices": ("shared", "fixed"),
+        },
+    )
+    head_way: int = field(
+        default=5, metadata={"description": "How many classes a fixed head has.", "minimum": 2, "maximum": 10_000}
+    )
+
+
+@final
+class Maml(WeightLearner[MamlSettings]):
+    """Moves all weights by a few steps of gradient descent on the support set.
+
+    A step is w <- w - rate grad L(w), L the mean cross-entropy of the support set (averaged within each class first,
+    which changes nothing in a balanced set). Meta-training differentiates the queries' loss after the steps through
+    them, with respect to the backbone and the two rates; with `first_order`, past them (FOMAML).
+
+    The head: "shared" starts all classes at one row, so any way is served and the numbering of the labels does not
+    matter. Softmax and its slope see differences between rows only, so that row may be zero and is: meta-training
+    could not move an answer by it. The first step then moves the head alone. "fixed" starts at a meta-trained row a
+    class, as the paper, and serves `head_way` labels only.
+
+    More steps than in training are welcome; with `learned_rates` they take those of the last trained step.
+
+    State: see `WeightLearner`: the adapted weights and the trace `support_losses`.
+    Logits: scores of the adapted head on the embeddings of the adapted backbone; softmax gives probabilities.
+    Cost: steps * 3 passes over the support set (9 in second-order training); a copy of the weights stored a task.
+    Raises: `Diverged`; `ValueError` for another way than a fixed head's; `InvalidSetting` for a fixed head over a
+    backbone without a dim of its own.
+    Paper: Finn, Abbeel, Levine, ICML 2017, arXiv:1703.03400, algorithm 2, section 5.2 (first order); `learned_rates`,
+    `multi_step_until`, `first_order_until`: Antoniou, Edwards, Storkey, ICLR 2019, arXiv:1810.09502 (MAML++), section
+    4; one row for all classes: Ye, Chao, ICLR 2022, arXiv:2106.16245 (UNICORN-MAML).
+    Departs from it: the rates are meta-trained, the head's apart from the backbone's; normalisation never sees a batch
+    (decision record 1): the papers' numbers are transductive, ours are not.
+    """
+
+    paper: ClassVar[str] = "Finn, Abbeel, Levine, ICML 2017, arXiv:1703.03400; Antoniou et al., arXiv:1810.09502"
+    cost: ClassVar[str] = "3 * steps passes over the support set; a copy of the backbone's weights stored a task"
+    Settings: ClassVar[type[LearnerSettings]] = MamlSettings
+    learnable: ClassVar[tuple[str, ...]] = ("learning_rate", "head_learning_rate")
+    vmaps: ClassVar[bool] = True
+
+    def __init__(self, backbone: Backbone, settings: MamlSettings) -> None:
+        super().__init__(backbone, settings)
+        self.rates = StepRates([*self.weights(), *HEAD], settings.training_steps) if settings.learned_rates else None
+        if settings.head == "fixed":
+            if backbone.dim is None:
+                raise InvalidSetting("A backbone whose dim is that of its input has no fixed head.", pointer="/head")
+            self.head = nn.Linear(backbone.dim, settings.head_way)
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    @property
+    def ways(self) -> tuple[int, int] | None:
+        """A fixed head's own way; None otherwise."""
+        return (self.settings.head_way,) * 2 if self.settings.head == "fixed" else None
+
+    @property
+    def head_at_zero(self) -> bool:
+        """The shared head starts at zero."""
+        return self.settings.head == "shared"
+
+    @property
+    def second_order(self) -> bool:
+        """Neither first order for good, nor still."""
+        return not self.settings.first_order and self.training_progress >= self.settings.first_order_until
+
+    def query_shares(self, steps: int) -> Sequence[float]:
+        """The last step counts; in the beginning the others too, with `multi_step_until`."""
+        return step_shares(steps, self.settings.multi_step_until, self.training_progress)
+
+    def begin(self, features: Features, shares: Float[Tensor, "*t s way"]) -> tuple[Weights, Update]:
+        """Start at the meta-trained rows or at zero, and descend."""
+        head = self.zero_head(features, shares)
+        if self.settings.head == "fixed":
+            head = {WEIGHT: self.head.weight, BIAS: self.head.bias}
+        return head, self._descent(shares)
+
+    def _descent(self, like: Tensor) -> Update:
+        rate, head_rate = (self.value(name).to(like) for name in ("learning_rate", "head_learning_rate"))
+        rates = rates_at([*self.weights(), *HEAD], rate, head_rate)
+        factors = self.rates
+        return at_rates(lambda step: rates if factors is None else scaled(rates, factors(step)))
