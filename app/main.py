@@ -76,7 +76,7 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
         backbones = {name: one.backbone for name, one in checkpoints.items()}
         device = resolve_device(settings.device)
         engine = Engine(backbones, device=device, settings=settings.engine, observer=metrics)
-        catalogue_ = Catalogue(checkpoints, settings.limits)
+        catalogue_ = Catalogue(checkpoints, settings.limits, device)
         with closing(Workers(settings.decode_threads)) as workers:
             engine.start()
             log.info("started", device=str(device), checkpoints=sorted(checkpoints), data_dir=str(settings.data_dir))

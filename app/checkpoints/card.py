@@ -18,6 +18,7 @@ CARD_FILE: Final = "card.json"
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
+_OPTIONAL: Final = frozenset({"tokenizer", "adapter", "adapter_sha256"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCORE_KEYS: Final = frozenset(
     {
@@ -52,14 +53,28 @@ class OwnWeights:
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """Weights that an installed Python package carries; paths are relative to the package."""
+    """Weights that an installed Python package carries; paths are relative to the package.
+
+    `adapter` is a file beside the card with those few of the weights that meta-training changed, which take the
+    place of the package's; `adapter_sha256` is that of the file, in hex.
+    """
 
     package: str
     path: str
     tokenizer: str | None = None
+    adapter: str | None = None
+    adapter_sha256: str | None = None
 
 
 Weights: TypeAlias = OwnWeights | PackagedWeights
+
+
+@dataclass(frozen=True)
+class LearnerWeights:
+    """What meta-training learned of a learner beyond the backbone: a safetensors file beside the card."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,8 @@ class Card:
     `dim` is the embedding's size, `None` where it is the input's. `sha256` is that of the weights
     file, `None` without weights. `dtype` is how the weights are stored: they compute in float32.
     `learners` maps the names of the learners it serves to their default settings, in the order of
-    preference for when the support set cannot judge between them. `shot` hints at how many examples a
+    preference for when the support set cannot judge between them. `learner_weights` names the files of those learners
+    that have weights of their own; several may name the same file. `shot` hints at how many examples a
     label it was trained for (`{"min": 1, "max": 20}`). `scores` rows hold `accuracy` and
     `interval_95` (half a width) as fractions of 1; `external_pretraining` names the data that
     came in through weights of others, or is null.
@@ -94,6 +110,7 @@ class Card:
     sha256: str | None
     dtype: Dtype = "float32"
     learners: Mapping[str, Mapping[str, object]]
+    learner_weights: Mapping[str, LearnerWeights] = field(default_factory=dict)
     way: Way = field(default_factory=Way)
     shot: Mapping[str, int] | None = None
     licence: str
@@ -113,10 +130,22 @@ class Card:
             known = self.sha256 is not None and _SHA256.fullmatch(self.sha256)
             _check(bool(known), self.name, "sha256", "the weights file's SHA-256, 64 hex digits")
             for key, path in asdict(self.weights).items():
+                if key == "adapter_sha256":
+                    continue
                 inside = path is None or _is_inside(path)
                 _check(inside, self.name, f"weights/{key}", "a relative path that stays inside its folder")
             plain = isinstance(self.weights, OwnWeights) or self.weights.package.isidentifier()
             _check(plain, self.name, "weights/package", "the name of a package, without dots")
+            if isinstance(self.weights, PackagedWeights):
+                digest = self.weights.adapter_sha256
+                fits = (digest is None) == (self.weights.adapter is None)
+                fits = fits and (digest is None or bool(_SHA256.fullmatch(digest)))
+                _check(fits, self.name, "weights/adapter_sha256", "that of the adapter, 64 hex digits")
+        for learner, own in self.learner_weights.items():
+            key = f"learner_weights/{learner}"
+            _check(learner in self.learners, self.name, key, "a learner that the card serves")
+            _check(_is_inside(own.file), self.name, f"{key}/file", "a relative path that stays inside its folder")
+            _check(bool(_SHA256.fullmatch(own.sha256)), self.name, f"{key}/sha256", "that of the file, 64 hex digits")
         for number, score in enumerate(self.scores):
             _check_score(score, self.name, f"scores/{number}")
 
@@ -152,11 +181,11 @@ def card_from_dict(raw: object, *, name: str) -> Card:
         _check(all(type(bound) is int for bound in bounds), name, key, "an object of whole numbers")
     if values["weights"] is not None:
         kind = PackagedWeights if "package" in values["weights"] else OwnWeights
-        parts = _object(values["weights"], name, "weights", kind)
-        for key, part in parts.items():
-            fits = isinstance(part, str) or (part is None and key == "tokenizer")
-            _check(fits, name, f"weights/{key}", "a string")
-        values["weights"] = kind(**parts)
+        values["weights"] = kind(**_strings(values["weights"], name, "weights", kind))
+    values["learner_weights"] = {
+        learner: LearnerWeights(**_strings(own, name, f"learner_weights/{learner}", LearnerWeights))
+        for learner, own in values.get("learner_weights", {}).items()
+    }
     if "way" in values:
         values["way"] = Way(**_object(values["way"], name, "way", Way))
     values["scores"] = tuple(values.get("scores", ()))
@@ -169,8 +198,12 @@ def card_to_dict(card: Card) -> dict[str, object]:
     values["scores"] = [dict(score) for score in card.scores]
     if card.shot is None:
         del values["shot"]
-    if isinstance(values["weights"], dict) and values["weights"]["tokenizer"] is None:
-        del values["weights"]["tokenizer"]
+    if not card.learner_weights:
+        del values["learner_weights"]
+    if isinstance(values["weights"], dict):
+        values["weights"] = {
+            key: one for key, one in values["weights"].items() if one is not None or key not in _OPTIONAL
+        }
     return values
 
 
@@ -181,7 +214,9 @@ def card_to_json(card: Card) -> str:
 
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("name", "description", "architecture", "modality", "dtype", "licence", "provenance"), (str,)),
-    **dict.fromkeys(("architecture_settings", "preprocessing", "learners", "recipe", "way"), (dict,)),
+    **dict.fromkeys(
+        ("architecture_settings", "preprocessing", "learners", "learner_weights", "recipe", "way"), (dict,)
+    ),
     **dict.fromkeys(("weights", "shot"), (dict, type(None))),
     "dim": (int, type(None)),
     "sha256": (str, type(None)),
@@ -199,7 +234,7 @@ def _check(fine: bool, name: str, key: str, wanted: str) -> None:
         raise BadCard(f"The card of {name!r} is wrong at {key or 'the top'!r}: it must be {wanted}.")
 
 
-def _object(raw: object, name: str, key: str, kind: type[Card | Weights | Way]) -> dict[str, Any]:
+def _object(raw: object, name: str, key: str, kind: type[Card | Weights | LearnerWeights | Way]) -> dict[str, Any]:
     """A copy of `raw`, which must have every required key of the dataclass `kind` and no unknown one."""
     if not isinstance(raw, dict):
         raise BadCard(f"The card of {name!r} is wrong at {key or 'the top'!r}: it must be an object.")
@@ -208,6 +243,15 @@ def _object(raw: object, name: str, key: str, kind: type[Card | Weights | Way]) 
     _check(set(raw) <= known, name, key, f"without the unknown keys {sorted(set(raw) - known)}")
     _check(required <= set(raw), name, key, f"with the missing keys {sorted(required - set(raw))}")
     return dict(raw)
+
+
+def _strings(raw: object, name: str, key: str, kind: type[Weights | LearnerWeights]) -> dict[str, Any]:
+    """`_object` where all values are strings, or what may be left out is."""
+    parts = _object(raw, name, key, kind)
+    for part, value in parts.items():
+        fits = isinstance(value, str) or (value is None and part in _OPTIONAL)
+        _check(fits, name, f"{key}/{part}", "a string")
+    return parts
 
 
 def _is_inside(path: str) -> bool:

@@ -3,12 +3,13 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from app import backbones
 from app.backbones._base import Backbone
@@ -49,13 +50,17 @@ class Checkpoint:
     """A backbone with its weights: in evaluation mode, on the CPU, frozen, in float32.
 
     `sha256` is the identity of the embedding, hex: of the weights, the architecture and its settings, the
-    preprocessing and the tokenizer. Tasks are bound to it; the rest of a card may change.
+    preprocessing and the tokenizer. Tasks are bound to it; the rest of a card may change. `learner_weights` holds,
+    for each learner that has any, its own weights by name, as they are stored.
     """
 
     card: Card
     backbone: Backbone = field(repr=False)
     sha256: str
     tokenizer_path: Path | None
+    learner_weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
+    adapter: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """Those weights of the network that are not its package's."""
 
 
 def scan(folders: Sequence[Path]) -> dict[str, Located]:
@@ -73,23 +78,35 @@ def scan(folders: Sequence[Path]) -> dict[str, Located]:
     return found
 
 
-def load(located: Located) -> Checkpoint:
+def load(located: Located, *, adapted: bool = True) -> Checkpoint:
     """Build the network and load its weights, once their SHA-256 is that of the card.
+
+    With `adapted` false, an adapter is left out: the network is as its package has it.
 
     Raises: `CheckpointCorrupt`; `PackageMissing`; `BadCard` for an architecture, setting, modality or dim that
     does not fit.
     """
-    card = located.card
+    card = located.card if adapted else _without_adapter(located.card)
     backbone = _build(card)
     tokenizer_path = None
+    adapter: dict[str, Tensor] = {}
     if card.weights is not None:
         root = _root(located)
         path = root / (card.weights.path if isinstance(card.weights, PackagedWeights) else card.weights.file)
-        _verify(path, card)
+        _verify(path, card.sha256, f"The weights of {card.name!r}")
         _fill(backbone, path, card)
+        if isinstance(card.weights, PackagedWeights) and card.weights.adapter is not None:
+            adapter = _adapt(backbone, located.folder / card.weights.adapter, card.name, card.weights.adapter_sha256)
         if card.weights.tokenizer is not None:
             tokenizer_path = root / card.weights.tokenizer
-    return Checkpoint(card, backbone.eval().requires_grad_(False), _identity(card, tokenizer_path), tokenizer_path)
+    return Checkpoint(
+        card,
+        backbone.eval().requires_grad_(False),
+        _identity(card, tokenizer_path),
+        tokenizer_path,
+        _learner_weights(located),
+        adapter,
+    )
 
 
 def load_all(
@@ -146,15 +163,33 @@ def _root(located: Located) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _verify(path: Path, card: Card) -> None:
+def _verify(path: Path, sha256: str | None, what: str) -> None:
     if not path.is_file():
-        raise CheckpointCorrupt(f"The weights of {card.name!r} are missing: there is no file {path.name!r}.")
+        raise CheckpointCorrupt(f"{what} are missing: there is no file {path.name!r}.")
     actual = file_sha256(path)
-    if actual != card.sha256:
+    if actual != sha256:
         raise CheckpointCorrupt(
-            f"The weights of {card.name!r} have the SHA-256 {actual}; its card says {card.sha256}. "
+            f"{what} have the SHA-256 {actual}; its card says {sha256}. "
             "Fetch the file again, or install the package version that the card names."
         )
+
+
+def _learner_weights(located: Located) -> dict[str, Mapping[str, Tensor]]:
+    """The learners' own weights; a file that several learners name is read once."""
+    read: dict[tuple[str, str], dict[str, Tensor]] = {}
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for learner, own in located.card.learner_weights.items():
+        key = (own.file, own.sha256)
+        if key not in read:
+            what = f"The weights of the learner {learner!r} of {located.card.name!r}"
+            path = located.folder / own.file
+            _verify(path, own.sha256, what)
+            try:
+                read[key] = load_file(path)
+            except SafetensorError as error:
+                raise CheckpointCorrupt(f"{what} are no safetensors file: {error}") from error
+        found[learner] = read[key]
+    return found
 
 
 def _fill(backbone: Backbone, path: Path, card: Card) -> None:
@@ -167,15 +202,38 @@ def _fill(backbone: Backbone, path: Path, card: Card) -> None:
         ) from error
 
 
+def _adapt(backbone: Backbone, path: Path, name: str, sha256: str | None) -> dict[str, Tensor]:
+    """Put the adapter's weights in the place of the package's; gives the adapter."""
+    what = f"The adapter of {name!r}"
+    _verify(path, sha256, what)
+    try:
+        adapter = load_file(path)
+        unknown = sorted(set(adapter) - set(backbone.state_dict()))
+        if unknown:
+            raise CheckpointCorrupt(f"{what} has weights that the network lacks: {', '.join(unknown)}.")
+        backbone.load_state_dict(adapter, strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointCorrupt(f"{what} does not fit the network: {error}") from error
+    return adapter
+
+
+def _without_adapter(card: Card) -> Card:
+    if not isinstance(card.weights, PackagedWeights):
+        return card
+    return replace(card, weights=replace(card.weights, adapter=None, adapter_sha256=None))
+
+
 def _identity(card: Card, tokenizer_path: Path | None) -> str:
     if tokenizer_path is not None and not tokenizer_path.is_file():
         raise CheckpointCorrupt(f"The tokenizer of {card.name!r} is missing: no file {tokenizer_path.name!r}.")
-    parts = {
+    parts: dict[str, object] = {
         "architecture": card.architecture,
         "architecture_settings": dict(card.architecture_settings),
         "preprocessing": dict(card.preprocessing),
         "tokenizer": None if tokenizer_path is None else file_sha256(tokenizer_path),
         "weights": card.sha256,
     }
+    if isinstance(card.weights, PackagedWeights) and card.weights.adapter_sha256 is not None:
+        parts["adapter"] = card.weights.adapter_sha256
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

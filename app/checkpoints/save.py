@@ -12,32 +12,63 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from app.checkpoints.card import CARD_FILE, Card, OwnWeights, card_to_json
+from app.checkpoints.card import CARD_FILE, Card, LearnerWeights, OwnWeights, PackagedWeights, card_to_json
 
 WEIGHTS_FILE: Final = "weights.safetensors"
+ADAPTER_FILE: Final = "adapter.safetensors"
+LEARNER_FILE: Final = "learner-{learner}.safetensors"
+
+_NONE: Final[Mapping[str, Mapping[str, Tensor]]] = {}
 
 
-def save(models: Path, card: Card, weights: Mapping[str, Tensor], *, overwrite: bool = False) -> Card:
+def save(
+    models: Path,
+    card: Card,
+    weights: Mapping[str, Tensor] | None,
+    learner_weights: Mapping[str, Mapping[str, Tensor]] = _NONE,
+    *,
+    adapter: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> Card:
     """Write `models/<card.name>/` and return the card as written.
 
-    The card comes without weights and sha256 (both null): they are filled in here. Floating-point tensors are stored
-    as the card's `dtype`. Same weights and card, same bytes.
+    What the card says of files (`weights`, `sha256`, `learner_weights`) is filled in here: of `weights`, with
+    floating-point tensors stored as the card's `dtype`; where they are `None`, the card keeps the package that it
+    names, or no weights. `learner_weights` are each learner's `own_state()`, stored in their own types; learners
+    whose weights are equal share a file, and one without any gets none. `adapter` are those weights of a packaged
+    network that take the place of the package's. Same weights and card, same bytes.
 
     The folder appears whole, by a rename. With `overwrite`, one that was there is renamed away first and removed
     after; a crash in between leaves it beside, under a name that starts with a dot.
 
-    Raises: `FileExistsError` where the folder is there and not to be overwritten; `OSError` of the disk.
+    Raises: `FileExistsError` where the folder is there and not to be overwritten; `OSError` of the disk;
+    `ValueError` for a card that names a file beside it which is not given; `BadCard` for learner weights of a learner
+    that the card does not serve.
     """
     target = models / card.name
     if target.exists() and not overwrite:
         raise FileExistsError(f"There is a checkpoint {card.name!r} already.")
-    content = to_safetensors({name: _stored(tensor, card.dtype) for name, tensor in weights.items()})
-    written = replace(card, weights=OwnWeights(WEIGHTS_FILE), sha256=hashlib.sha256(content).hexdigest())
+    files, written = _learner_files(card, learner_weights)
+    if weights is not None:
+        content = to_safetensors(
+            {name: _stored(tensor, getattr(torch, card.dtype)) for name, tensor in weights.items()}
+        )
+        files[WEIGHTS_FILE] = content
+        written = replace(written, weights=OwnWeights(WEIGHTS_FILE), sha256=_sha256(content))
+    elif isinstance(card.weights, PackagedWeights):
+        if adapter:
+            files[ADAPTER_FILE] = to_safetensors({name: _stored(one, one.dtype) for name, one in adapter.items()})
+        digest = _sha256(files[ADAPTER_FILE]) if adapter else None
+        named = replace(card.weights, adapter=ADAPTER_FILE if adapter else None, adapter_sha256=digest)
+        written = replace(written, weights=named)
+    elif isinstance(card.weights, OwnWeights):
+        raise ValueError(f"the card of {card.name!r} names the file {card.weights.file!r}, whose weights are not given")
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{card.name}.") as scratch:
         fresh, former = Path(scratch) / "new", Path(scratch) / "old"
         fresh.mkdir()
-        _write(fresh / WEIGHTS_FILE, content)
+        for name, content in files.items():
+            _write(fresh / name, content)
         _write(fresh / CARD_FILE, card_to_json(written).encode())
         if target.exists():
             target.rename(former)
@@ -46,9 +77,29 @@ def save(models: Path, card: Card, weights: Mapping[str, Tensor], *, overwrite: 
     return written
 
 
-def _stored(tensor: Tensor, dtype: str) -> Tensor:
-    kind = getattr(torch, dtype) if tensor.is_floating_point() else tensor.dtype
+def _learner_files(card: Card, learner_weights: Mapping[str, Mapping[str, Tensor]]) -> tuple[dict[str, bytes], Card]:
+    """The learners' files by name, and the card that names them."""
+    names: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    found: dict[str, LearnerWeights] = {}
+    for learner, own in learner_weights.items():
+        if not own:
+            continue
+        content = to_safetensors({name: _stored(tensor, tensor.dtype) for name, tensor in own.items()})
+        sha256 = _sha256(content)
+        name = names.setdefault(sha256, LEARNER_FILE.format(learner=learner))
+        files[name] = content
+        found[learner] = LearnerWeights(name, sha256)
+    return files, replace(card, learner_weights=found)
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    kind = dtype if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to("cpu", kind).contiguous()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

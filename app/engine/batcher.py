@@ -19,13 +19,17 @@ def plan(groups: Groups, budget: int) -> list[Slice]:
     Nothing waits for more to come. Keys take turns, so that no backbone starves another. Within a
     batch the examples are shared max-min fairly: a work that wants more than its share gets what the
     smaller ones leave. So a large adaptation rides along in slices, and a lone predict is in the very
-    next batch. The slices come in the order of age.
+    next batch. A heavy head runs once its cost was handed out like rows, one in a batch, so that what is light
+    waits for one at most. The slices come in the order of age.
     """
     if not groups:
         return []
     chosen = _chosen(next(iter(groups.values())), budget)
     shares = _max_min_shares(chosen, budget)
-    return [Slice(one, one.taken, min(one.taken + shares[one], len(one.work.inputs))) for one in chosen]
+    ready = [one for one in chosen if one.work.head_examples and shares[one] == one.left]
+    for one in ready[1:]:
+        shares[one] -= 1
+    return [Slice(one, one.taken, one.taken + shares[one]) for one in chosen if shares[one]]
 
 
 def _chosen(works: Mapping[Pending, None], budget: int) -> list[Pending]:

@@ -4,14 +4,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from typing import final
 
 import torch
 
 from app.core.episode import Features
-from app.core.errors import ImprintError
-from app.engine.errors import DeviceMemoryFull, EngineFailure
+from app.core.errors import DeadlinePassed, ImprintError
+from app.core.heartbeat import beating
+from app.engine.errors import DeviceMemoryFull, EngineFailure, NobodyWaits
 from app.engine.executors._base import Executor, is_out_of_memory
 from app.engine.observer import BatchReport, EngineObserver
 from app.engine.pending import Pending, Slice
@@ -97,17 +99,21 @@ class DeviceThread:
         if slices is None:
             return False
         self.beat()
-        with_rows = [one for one in slices if one.stop > one.start and not one.pending.finished]
+        with_rows = [one for one in slices if one.rows and not one.pending.finished]
         if with_rows:
             self._run_backbone(with_rows, self._queue.examples)
         done = [one.pending for one in slices if not one.pending.left]
         # Small works first: a predict does not wait for the fit of an adaptation in the same batch.
         # Without rows it is a refit of stored embeddings, which may be a long one.
         done.sort(key=lambda one: len(one.work.inputs) or len(slices) + one.work.cost_examples)
-        if done:
+        light = [one for one in done if not one.work.head_examples]
+        if light:
             with one_cpu_thread():
-                for pending in done:
+                for pending in light:
                     self._run_head(pending)
+        for pending in done:
+            if pending.work.head_examples:
+                self._run_head(pending)
         return True
 
     def _run_backbone(self, slices: Sequence[Slice], queue_examples: int) -> None:
@@ -118,7 +124,7 @@ class DeviceThread:
         seconds = time.monotonic() - started_s
         for one in slices:
             one.pending.device_s += seconds
-        examples = sum(one.stop - one.start for one in slices)
+        examples = sum(one.rows for one in slices)
         report = BatchReport(backbone, len(slices), examples, executor.forwards - forwards, seconds, queue_examples)
         self._observer.on_batch(report)
 
@@ -150,7 +156,8 @@ class DeviceThread:
         started_s = time.monotonic()
         try:
             features = pending.features() if pending.parts else self._executors[work.backbone].no_features(work.inputs)
-            value = work.head(features)
+            with beating(partial(self._beat_of_head, pending)):
+                value = work.head(features)
         except ImprintError as error:
             self._fail(pending, error)
         except Exception as error:
@@ -164,6 +171,14 @@ class DeviceThread:
             # Before the answer, so that whoever has it finds it counted.
             self._observer.on_work(work.backbone, outcome.queue_s, outcome.device_s)
             pending.succeed(outcome)
+
+    def _beat_of_head(self, pending: Pending) -> None:
+        """Show life between the steps of a head, and end one whose answer would come too late."""
+        self.beat()
+        if pending.finished:
+            raise NobodyWaits
+        if pending.expired(time.monotonic()):
+            raise DeadlinePassed("The deadline passed during the computation.")
 
     def _fail(self, pending: Pending, error: Exception) -> None:
         self._queue.drop(pending)
@@ -195,6 +210,5 @@ def named(error: Exception) -> ImprintError:
 def _deal_out(features: Features, slices: Sequence[Slice]) -> None:
     at = 0
     for one in slices:
-        rows = one.stop - one.start
-        one.pending.parts.append(features[at : at + rows])
-        at += rows
+        one.pending.parts.append(features[at : at + one.rows])
+        at += one.rows

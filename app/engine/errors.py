@@ -30,6 +30,11 @@ class Draining(Unavailable):
 
 
 @final
+class NobodyWaits(Exception):
+    """Ends a head whose caller has gone; no one sees it."""
+
+
+@final
 class DeviceMemoryFull(Unavailable):
     """Not even one example fits into the device's free memory."""
 

@@ -38,7 +38,7 @@ def batch_key(work: Work[Any], backbone: Backbone) -> BatchKey:
 @final
 @dataclass(eq=False, slots=True)
 class Pending:
-    """A work with the caller that waits for it. `taken` rows of it were handed out in batches."""
+    """A work with the caller that waits for it. `taken` of its cost was handed out in batches, its rows first."""
 
     work: Work[Any]
     key: BatchKey
@@ -53,7 +53,7 @@ class Pending:
 
     @property
     def left(self) -> int:
-        """Rows still to be handed out; a work without rows counts as one."""
+        """What is still to be handed out of its cost; a work without any counts as one example."""
         return self.work.cost_examples - self.taken
 
     def expired(self, now_s: float) -> bool:
@@ -84,7 +84,10 @@ class Pending:
 
 @final
 class Slice(NamedTuple):
-    """Rows `start` to `stop` of one work, to be computed in one batch."""
+    """Examples `start` to `stop` of one work's cost, to be computed in one batch.
+
+    The work's rows come first; what its head costs follows, and is paid before the head runs.
+    """
 
     pending: Pending
     start: int
@@ -92,5 +95,10 @@ class Slice(NamedTuple):
 
     @property
     def inputs(self) -> Shaped[Tensor, "_ ..."]:
-        """The rows themselves, on the CPU."""
+        """The rows in it, on the CPU; maybe none."""
         return self.pending.work.inputs[self.start : self.stop]
+
+    @property
+    def rows(self) -> int:
+        """How many rows are in it."""
+        return max(0, min(self.stop, len(self.pending.work.inputs)) - self.start)

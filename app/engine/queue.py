@@ -14,7 +14,8 @@ RETRY_AFTER_S = (0.1, 60.0)
 """Least and most that a refused caller is told to wait."""
 
 SMOOTHING = 0.2
-"""Weight of the newest batch in the estimate of the throughput."""
+"""Weight of the newest batch in the estimate of the throughput, in its cost and in its seconds alike: a heavy head is
+paid for in several batches and runs in the last of them."""
 
 
 @final
@@ -37,7 +38,8 @@ class WorkQueue:
         self._closed = False
         self._busy_since_s: float | None = None
         self._batch_cost = 0
-        self._examples_per_s: float | None = None
+        self._recent_cost = 0.0
+        self._recent_s = 0.0
 
     @property
     def examples(self) -> int:
@@ -133,7 +135,7 @@ class WorkQueue:
         return []
 
     def _hand_out(self, one: Slice) -> None:
-        cost = max(1, one.stop - one.start)
+        cost = one.stop - one.start
         self._in_flight.append(one.pending)
         self._batch_cost += cost
         self._examples -= cost
@@ -165,12 +167,11 @@ class WorkQueue:
         if self._busy_since_s is None:
             return
         seconds = max(time.monotonic() - self._busy_since_s, 1e-6)
-        rate = self._batch_cost / seconds
-        known = self._examples_per_s
-        self._examples_per_s = rate if known is None else known + SMOOTHING * (rate - known)
+        self._recent_cost += SMOOTHING * (self._batch_cost - self._recent_cost)
+        self._recent_s += SMOOTHING * (seconds - self._recent_s)
 
     def _retry_after_s(self) -> float:
-        if self._examples_per_s is None:
+        if not self._recent_cost:
             return 1.0
         least, most = RETRY_AFTER_S
-        return min(most, max(least, self._examples / self._examples_per_s))
+        return min(most, max(least, self._examples * self._recent_s / self._recent_cost))

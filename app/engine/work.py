@@ -24,17 +24,20 @@ class Work(Generic[T]):
 
     `inputs` are `n` rows on the CPU in the backbone's input form; with no rows the backbone is not
     run and the head gets features of shape (0, dim). `deadline_s` is a `time.monotonic()` reading.
+    `head_examples` says how many examples the head takes through a backbone itself. Such a heavy head runs after the
+    light ones of its batch, on all CPU threads, and calls `beat_now` (`app.core.heartbeat`) between its steps.
     """
 
     backbone: str
     inputs: Shaped[Tensor, "n ..."]
     head: Head[T]
     deadline_s: float | None = None
+    head_examples: int = 0
 
     @property
     def cost_examples(self) -> int:
-        """What it takes from the queue's and the batch's budget."""
-        return max(1, len(self.inputs))
+        """What it takes from the queue's and the batch's budget: its rows, then what its head takes."""
+        return max(1, len(self.inputs) + self.head_examples)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class EngineSettings:
     state_cache_bytes: int = 256 * 1024 * 1024
     """Adapted states kept on the device."""
     hang_timeout_s: float = 60.0
-    """A single forward or head that takes longer counts as hung, and the device thread is replaced."""
+    """A forward, a head or a step of a long head that takes longer counts as hung: the device thread is replaced."""
 
     def __post_init__(self) -> None:
         for name in ("queue_examples", "batch_examples", "micro_batch_tokens", "hang_timeout_s"):

@@ -52,7 +52,8 @@ class NewExample:
 class NewVersion:
     """A version to store. `example_ids` is the whole membership; `new_examples` those not stored before.
 
-    `labels` are exactly the labels of the members; `state` is safetensors.
+    `labels` are exactly the labels of the members; `state` is safetensors. `adaptation` is the trace of an inner
+    loop, where the learner has one.
     """
 
     change: str
@@ -69,6 +70,7 @@ class NewVersion:
     state: bytes = field(repr=False)
     example_ids: tuple[str, ...] = field(repr=False)
     new_examples: tuple[NewExample, ...] = field(repr=False)
+    adaptation: Json | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class VersionRecord:
     warnings: tuple[object, ...]
     timing: Json
     state_size_bytes: int
+    adaptation: Json | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

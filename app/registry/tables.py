@@ -100,6 +100,7 @@ class VersionTable(Base):
     dim: Mapped[int]
     selection: Mapped[Object | None]
     held_out: Mapped[Object | None]
+    adaptation: Mapped[Object | None]
     warnings: Mapped[list[Any]]
     timing: Mapped[Object]
     state_size_bytes: Mapped[int]

@@ -81,6 +81,7 @@ def insert_version(session: Session, task_id: str, number: int, version: NewVers
         dim=version.dim,
         selection=None if version.selection is None else dict(version.selection),
         held_out=None if version.held_out is None else dict(version.held_out),
+        adaptation=None if version.adaptation is None else dict(version.adaptation),
         warnings=list(version.warnings),
         timing=dict(version.timing),
         state_size_bytes=len(version.state),
@@ -112,6 +113,7 @@ def version_record(version: VersionTable) -> VersionRecord:
         warnings=tuple(version.warnings),
         timing=version.timing,
         state_size_bytes=version.state_size_bytes,
+        adaptation=version.adaptation,
     )
 
 

@@ -31,7 +31,7 @@ class Services:
 def wire(registry: Registry, engine: Engine, catalogue: Catalogue, workers: Workers, limits: Limits) -> Services:
     """Build every service over the same parts."""
     directory = Directory(registry, workers)
-    adaptation = Adaptation(engine, catalogue, workers)
+    adaptation = Adaptation(engine, catalogue, workers, limits)
     return Services(
         registry=registry,
         engine=engine,

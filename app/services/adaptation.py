@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
+from app.core.limits import Limits
 from app.engine.scheduler import Engine
 from app.engine.work import Work
 from app.registry.records import NewVersion
 from app.services.call import Call
 from app.services.catalogue import Candidate, Catalogue, Kit
-from app.services.heads import Adapted, AdaptHead
-from app.services.support_sets import SupportSet, new_examples
-from app.services.tensors import dump_state
+from app.services.heads import Adapted, adapt_head
+from app.services.support_sets import InputsNotStored, SupportSet, check_adaptable, new_examples
+from app.services.tensors import dump_state, trace_of
 from app.services.workers import Workers
 
 
@@ -29,10 +30,11 @@ class Recipe:
 class Adaptation:
     """Embeds what is new, fits the heads, and packs the outcome."""
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, workers: Workers) -> None:
+    def __init__(self, engine: Engine, catalogue: Catalogue, workers: Workers, limits: Limits) -> None:
         self._engine = engine
         self._catalogue = catalogue
         self._workers = workers
+        self._limits = limits
 
     async def version(
         self,
@@ -46,12 +48,11 @@ class Adaptation:
         parent: int | None = None,
     ) -> NewVersion:
         """Adapt `support` and give the version to store. Raises what the engine raises."""
-        self._catalogue.check_way(kit, len(support.labels))
-        adapted = await self.adapt(kit, candidates, support, call)
+        fitting = self._catalogue.fitting(kit, candidates, len(support.labels))
+        adapted = await self._adapt(kit, fitting, support, call)
         call.check()
         return await self._workers.decode(
             pack,
-            kit,
             support,
             adapted,
             store_inputs=store_inputs,
@@ -60,17 +61,24 @@ class Adaptation:
             parent=parent,
         )
 
-    async def adapt(self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call) -> Adapted:
+    async def _adapt(self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call) -> Adapted:
         """Run the backbone over the new examples and fit."""
-        head = AdaptHead(candidates, support.columns, len(support.labels), known=support.known, order=support.rows)
-        work = Work(backbone=kit.name, inputs=support.inputs, head=head, deadline_s=call.deadline_s)
+        heavy = any(one.adapts_weights for one in candidates)
+        if heavy:
+            check_adaptable(len(support.members), self._limits)
+        work = Work(
+            backbone=kit.name,
+            inputs=support.inputs,
+            head=adapt_head(candidates, support),
+            deadline_s=call.deadline_s,
+            head_examples=len(support.members) if heavy else 0,
+        )
         adapted = call.timing.add(await self._engine.run(work))
         call.timing.head_s += adapted.head_s
         return adapted
 
 
 def pack(
-    kit: Kit,
     support: SupportSet,
     adapted: Adapted,
     *,
@@ -84,16 +92,27 @@ def pack(
     return NewVersion(
         change=change,
         parent=parent,
-        backbone_sha256=kit.checkpoint.sha256,
+        backbone_sha256=adapted.candidate.sha256,
         learner=adapted.candidate.name,
         learner_settings=dict(adapted.candidate.settings),
         labels=support.labels,
         dim=dim,
         selection=asdict(adapted.selection) if adapted.selection else None,
         held_out=asdict(adapted.held_out) if adapted.held_out else None,
-        warnings=tuple(support.warnings()),
+        warnings=(*support.warnings(), *_warnings(adapted.candidate, store_inputs=store_inputs)),
         timing=dict(timing),
         state=dump_state(adapted.state),
         example_ids=tuple(one.example_id for one in support.members),
         new_examples=new_examples(support.new, adapted.new_features, store_inputs=store_inputs),
+        adaptation=trace_of(adapted.state),
     )
+
+
+def _warnings(candidate: Candidate, *, store_inputs: bool) -> list[dict[str, str]]:
+    if store_inputs or not candidate.adapts_weights:
+        return []
+    detail = (
+        f"{candidate.name} adapts on the examples themselves, and they are not kept: this task answers, "
+        "but its examples and labels cannot be changed."
+    )
+    return [{"code": InputsNotStored.code, "detail": detail}]

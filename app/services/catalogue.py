@@ -1,17 +1,20 @@
 """What can be asked for: the loaded checkpoints, their codecs, and the learners they serve."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import final
 
+import torch
+
 from app import learners
+from app.checkpoints.card import BadCard
 from app.checkpoints.load import Checkpoint
 from app.codecs import Codec, codec_for
-from app.core.errors import BackboneChanged, Fault, Invalid, InvalidSetting, NotFound, UnknownName
+from app.core.errors import BackboneChanged, Fault, ImprintError, Invalid, InvalidSetting, NotFound, UnknownName
 from app.core.limits import Limits
-from app.learners._base import EmbeddingLearner, EmbeddingSettings
+from app.learners._base import EmbeddingLearner
+from app.registry.records import TaskRecord
+from app.services.builder import AnyLearner, LacksOwnWeights, LearnerBuilder
 
 AUTO = "auto"
 
@@ -24,7 +27,7 @@ class UnknownBackbone(NotFound):
 
 
 class WayNotAllowed(Invalid):
-    """More or fewer labels than the checkpoint serves."""
+    """More or fewer labels than the checkpoint, or the learner with its fixed head, serves."""
 
     code = "way-not-allowed"
     title = "Another number of labels than the backbone allows"
@@ -32,11 +35,17 @@ class WayNotAllowed(Invalid):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A learner on one backbone with all its settings settled."""
+    """A learner on one backbone with all its settings settled; `sha256` is what its versions are bound to."""
 
     name: str
     settings: Mapping[str, object]
-    learner: EmbeddingLearner[EmbeddingSettings]
+    learner: AnyLearner
+    sha256: str
+
+    @property
+    def adapts_weights(self) -> bool:
+        """Whether it works on the inputs themselves, not on the backbone's embeddings of them."""
+        return not isinstance(self.learner, EmbeddingLearner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +60,29 @@ class Kit:
         """The name it is asked for by."""
         return self.checkpoint.card.name
 
+    def way(self, learner: AnyLearner) -> tuple[int, int]:
+        """The least and the most labels that the checkpoint serves with this learner."""
+        allowed = self.checkpoint.card.way
+        least, most = learner.ways or (allowed.min, allowed.max)
+        return max(least, allowed.min), min(most, allowed.max)
+
 
 @final
 class Catalogue:
-    """Finds backbones and learners by name."""
+    """Finds backbones and learners by name. Every learner of every card was built once when it is made.
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint], limits: Limits) -> None:
+    Raises: `BadCard` for a learner that its checkpoint's architecture, settings and weights do not make.
+    """
+
+    def __init__(
+        self, checkpoints: Mapping[str, Checkpoint], limits: Limits, device: torch.device | None = None
+    ) -> None:
         self.checkpoints = dict(checkpoints)
         self._kits = {name: Kit(one, codec_for(one, limits)) for name, one in self.checkpoints.items()}
-        self._build = lru_cache(maxsize=512)(self._build_uncached)
+        self._builder = LearnerBuilder(self.checkpoints, device or torch.device("cpu"))
+        for kit in self._kits.values():
+            for learner in kit.checkpoint.card.learners:
+                self._check(kit, learner)
 
     def kit(self, name: str, pointer: str = "/backbone") -> Kit:
         """The checkpoint a request names. Raises `UnknownName`."""
@@ -67,22 +90,45 @@ class Catalogue:
             raise UnknownName(kind="backbone", name=name, known=list(self._kits), pointer=pointer)
         return self._kits[name]
 
-    def bound_kit(self, name: str, sha256: str) -> Kit:
-        """The checkpoint that a stored version was adapted on. Raises `BackboneChanged` for other weights."""
-        kit = self._kits.get(name)
-        loaded = kit.checkpoint.sha256 if kit else None
-        if kit is None or loaded != sha256:
-            raise BackboneChanged(backbone=name, stored_sha256=sha256, loaded_sha256=loaded)
-        return kit
+    def bound(self, task: TaskRecord) -> tuple[Kit, AnyLearner]:
+        """The checkpoint and the learner that a task's active version was adapted with. Raises as `bound_to`."""
+        version = task.version
+        return self.bound_to(task.backbone, version.learner, version.learner_settings, version.backbone_sha256)
 
-    def shown(self, name: str) -> Checkpoint:
+    def bound_to(
+        self, backbone: str, learner: str, settled: Mapping[str, object], sha256: str
+    ) -> tuple[Kit, AnyLearner]:
+        """The checkpoint and the learner of this identity.
+
+        Raises: `BackboneChanged` where the weights, the backbone's or the learner's own, are others now; `UnknownName`
+        and `InvalidSetting` for a learner or settings that this release does not know.
+        """
+        kit = self._kits.get(backbone)
+        if kit is None:
+            raise BackboneChanged(backbone=backbone, stored_sha256=sha256, loaded_sha256=None)
+        try:
+            built = self._builder.build(backbone, learner, settled)
+        except InvalidSetting as error:
+            raise _pointed(error) from error
+        except LacksOwnWeights as error:
+            now = kit.checkpoint.sha256
+            raise BackboneChanged(backbone=backbone, stored_sha256=sha256, loaded_sha256=now) from error
+        if built.sha256 != sha256:
+            raise BackboneChanged(backbone=backbone, stored_sha256=sha256, loaded_sha256=built.sha256)
+        return kit, built.learner
+
+    def shown(self, name: str) -> Kit:
         """The checkpoint of a URL. Raises `UnknownBackbone`."""
-        if name not in self.checkpoints:
+        if name not in self._kits:
             raise UnknownBackbone(f"There is no backbone {name!r}.")
-        return self.checkpoints[name]
+        return self._kits[name]
 
     def candidates(self, kit: Kit, learner: str, settings: Mapping[str, object]) -> list[Candidate]:
-        """The learners to fit: the one that is named, or for `auto` all that the checkpoint serves."""
+        """The learners to fit: the one that is named, or for `auto` those to choose among.
+
+        `auto` tries learners on embeddings alone: one that adapts weights costs too much to try. Where the card has
+        no other kind, `auto` is its first learner. Raises `UnknownName`, `InvalidSetting`.
+        """
         served = kit.checkpoint.card.learners
         if learner == AUTO:
             if settings:
@@ -90,37 +136,110 @@ class Catalogue:
                     "learner_settings belong to a named learner; leave them out with learner 'auto'.",
                     pointer="/learner_settings",
                 )
-            return [self.candidate(kit, name, {}) for name in served]
+            every = [self.candidate(kit, name, {}) for name in served]
+            return [one for one in every if not one.adapts_weights] or every[:1]
+        self.check_served(kit, learner)
+        return [self.candidate(kit, learner, settings)]
+
+    def check_served(self, kit: Kit, learner: str) -> None:
+        """Refuse a learner that the checkpoint does not serve. Raises `UnknownName`."""
+        served = kit.checkpoint.card.learners
         if learner not in served:
             known = [AUTO, *served]
             raise UnknownName(kind=f"learner for {kit.name}", name=learner, known=known, pointer="/learner")
-        return [self.candidate(kit, learner, settings)]
 
     def candidate(self, kit: Kit, learner: str, settings: Mapping[str, object]) -> Candidate:
-        """One learner: the checkpoint's defaults, overridden by the request's settings."""
-        defaults = kit.checkpoint.card.learners.get(learner, {})
+        """One learner: the checkpoint's defaults, overridden by the request's settings.
+
+        Raises: `InvalidSetting`, also where the settings ask for weights that the checkpoint does not hold.
+        """
         try:
-            parsed = learners.parse_settings(learner, {**defaults, **settings})
+            settled = _settled(kit, learner, settings)
+            built = self._builder.build(kit.name, learner, settled)
         except InvalidSetting as error:
-            faults = [Fault("/learner_settings" + one.pointer, one.detail, one.code) for one in error.faults]
-            raise InvalidSetting(error.detail, faults=faults) from error
-        settled = asdict(parsed)
-        return Candidate(learner, settled, self.learner(kit, learner, settled))
+            raise _pointed(error) from error
+        except LacksOwnWeights as error:
+            raise self._lacking(kit, learner, settings, str(error)) from error
+        return Candidate(learner, settled, built.learner, built.sha256)
 
-    def learner(self, kit: Kit, name: str, settled: Mapping[str, object]) -> EmbeddingLearner[EmbeddingSettings]:
-        """A learner with settings that `candidate` settled before, as a stored version holds them."""
-        return self._build(kit.name, name, json.dumps(dict(settled), sort_keys=True))
-
-    def check_way(self, kit: Kit, way: int, pointer: str = "/support") -> None:
-        """Refuse a number of labels that the checkpoint does not serve. Raises `WayNotAllowed`."""
+    def fitting(
+        self, kit: Kit, candidates: Sequence[Candidate], way: int, pointer: str = "/support"
+    ) -> list[Candidate]:
+        """Those of the candidates that serve so many labels. Raises `WayNotAllowed` where there is none."""
+        found = [one for one in candidates if _within(way, kit.way(one.learner))]
+        if found:
+            return found
         allowed = kit.checkpoint.card.way
-        if not allowed.min <= way <= allowed.max:
+        if not _within(way, (allowed.min, allowed.max)):
             raise WayNotAllowed(
                 f"{kit.name} serves {allowed.min} to {allowed.max} labels; {way} given.", pointer=pointer
             )
+        served = [self.candidate(kit, name, {}) for name in kit.checkpoint.card.learners]
+        others = [one.name for one in served if _within(way, kit.way(one.learner))]
+        advice = f" Of its learners these take {way}: {', '.join(others)}." if others else ""
+        bounds = "; ".join(f"{one.name} serves {_words(kit.way(one.learner))} labels" for one in candidates)
+        raise WayNotAllowed(f"On {kit.name} {bounds}; {way} given.{advice}", pointer=pointer)
 
-    def _build_uncached(self, backbone: str, learner: str, settings: str) -> EmbeddingLearner[EmbeddingSettings]:
-        built = learners.build(learner, self.checkpoints[backbone].backbone, json.loads(settings))
-        if not isinstance(built, EmbeddingLearner):
-            raise TypeError(f"{learner} does not work on embeddings")
-        return built.eval()
+    def _lacking(self, kit: Kit, learner: str, settings: Mapping[str, object], lacking: str) -> InvalidSetting:
+        """The error for settings that want weights the checkpoint has not: a random network must not be served."""
+        at_fault = [name for name in settings if self._makes(kit, learner, {**settings, name: None})]
+        faults = [
+            Fault(
+                f"/learner_settings/{name}",
+                f"{kit.name} has no meta-trained weights for {learner!r} with {name} = {settings[name]!r}.",
+                InvalidSetting.code,
+            )
+            for name in at_fault or settings
+        ]
+        return InvalidSetting(
+            f"With these settings {learner!r} needs weights of its own that {kit.name} does not hold ({lacking}); "
+            "leave out the settings that errors names.",
+            faults=faults,
+        )
+
+    def _makes(self, kit: Kit, learner: str, settings: Mapping[str, object]) -> bool:
+        """Whether these settings, those that are None left out, make a learner."""
+        asked = {name: value for name, value in settings.items() if value is not None}
+        try:
+            self._builder.build(kit.name, learner, _settled(kit, learner, asked))
+        except (LacksOwnWeights, InvalidSetting):
+            return False
+        return True
+
+    def _check(self, kit: Kit, learner: str) -> None:
+        wrong = f"The card of {kit.name!r} is wrong at 'learners/{learner}': "
+        try:
+            built = self._builder.build(kit.name, learner, _settled(kit, learner, {}))
+        except ImprintError as error:
+            raise BadCard(wrong + error.detail) from error
+        except LacksOwnWeights as error:
+            raise BadCard(
+                f"{wrong}its settings need the weights {error}, which are not in 'learner_weights'."
+            ) from error
+        unused = self._builder.unused(kit.name, learner, built)
+        if unused:
+            raise BadCard(f"{wrong}its settings leave the learner weights {', '.join(unused)} unused.")
+        least, most = kit.way(built.learner)
+        if least > most:
+            raise BadCard(f"{wrong}the learner serves {built.learner.ways} labels, the card {kit.checkpoint.card.way}.")
+
+
+def _settled(kit: Kit, learner: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """All settings: the card's, overridden by these. Raises as `parse_settings`."""
+    defaults = kit.checkpoint.card.learners.get(learner, {})
+    return asdict(learners.parse_settings(learner, {**defaults, **settings}))
+
+
+def _pointed(error: InvalidSetting) -> InvalidSetting:
+    """The error with pointers into a request, not into the settings alone."""
+    faults = [Fault("/learner_settings" + one.pointer, one.detail, one.code) for one in error.faults]
+    return InvalidSetting(error.detail, faults=faults)
+
+
+def _within(way: int, bounds: tuple[int, int]) -> bool:
+    return bounds[0] <= way <= bounds[1]
+
+
+def _words(bounds: tuple[int, int]) -> str:
+    least, most = bounds
+    return str(least) if least == most else f"{least} to {most}"

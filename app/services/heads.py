@@ -1,20 +1,27 @@
 """What runs on the device after the backbone pass: fit a head, or score with one."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from app.core.episode import TaskState
-from app.learners._base import EmbeddingLearner, EmbeddingSettings
+from app.core.episode import Support, TaskState
+from app.core.errors import Fault
+from app.core.heartbeat import beat_now
+from app.learners._base import EmbeddingLearner
+from app.learners._inner_loop import Diverged
 from app.learners._select import HeldOut, Selection, judge, select
+from app.services.builder import AnyLearner
 from app.services.catalogue import Candidate
+from app.services.support_sets import SupportSet
+from app.services.twins import twin
 
-AnyHead: TypeAlias = EmbeddingLearner[EmbeddingSettings]
+AnyHead: TypeAlias = EmbeddingLearner[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +38,7 @@ class Adapted:
 
 @final
 class AdaptHead:
-    """Fits the learner (for `auto`, the best of several) on a whole support set.
+    """Fits the learner on embeddings (for `auto`, the best of several) on a whole support set.
 
     The set is `known` embeddings, stored by an earlier version, followed by the new ones of this work,
     taken in the given `order`; so an update embeds only what is new and still equals a fresh fit.
@@ -63,30 +70,86 @@ class AdaptHead:
             support = support[self.order.to(features.device)]
         labels = self.labels.to(features.device)
         chosen, held_out, selection = self._choose(support, labels)
-        state = chosen.learner.fit(support, labels, self.way)
-        return Adapted(
-            chosen,
-            {name: tensor.detach().cpu() for name, tensor in state.items()},
-            held_out,
-            selection,
-            features.detach().cpu(),
-            time.perf_counter() - started,
-        )
+        with _pointing_at_settings():
+            state = _kept(chosen, on_embeddings(chosen.learner).fit(support, labels, self.way))
+        taken_s = time.perf_counter() - started
+        return Adapted(chosen, state, held_out, selection, features.detach().cpu(), taken_s)
 
     def _choose(
         self, support: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"]
     ) -> tuple[Candidate, HeldOut | None, Selection | None]:
         if len(self.candidates) == 1:
             only = next(iter(self.candidates.values()))
-            return only, judge(only.learner, support, labels, self.way), None
-        learners: Mapping[str, AnyHead] = {name: one.learner for name, one in self.candidates.items()}
+            return only, judge(on_embeddings(only.learner), support, labels, self.way), None
+        learners: Mapping[str, AnyHead] = {name: on_embeddings(one.learner) for name, one in self.candidates.items()}
         selection = select(learners, support, labels, self.way)
         return self.candidates[selection.chosen], selection.scores.get(selection.chosen), selection
+
+
+@final
+class AdaptWeightsHead:
+    """Adapts the backbone's weights to a whole support set; its embeddings pass through, to be stored.
+
+    `inputs` are those of all examples, in the order of `labels`, on the CPU.
+    """
+
+    def __init__(self, candidate: Candidate, inputs: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"], way: int):
+        self.candidate = candidate
+        self.inputs = inputs
+        self.labels = labels
+        self.way = way
+
+    def __call__(self, features: Float[Tensor, "new dim"]) -> Adapted:
+        """Adapt and judge on the device."""
+        started = time.perf_counter()
+        learner = twin(self.candidate.learner)
+        inputs, labels = self.inputs.to(features.device), self.labels.to(features.device)
+        with _pointing_at_settings():
+            state = _kept(self.candidate, learner.adapt(Support(inputs, labels, self.way)))
+        held_out = self._judged(learner, inputs, labels)
+        taken_s = time.perf_counter() - started
+        return Adapted(self.candidate, state, held_out, None, features.detach().cpu(), taken_s)
+
+    def _judged(
+        self, learner: AnyLearner, inputs: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"]
+    ) -> HeldOut | None:
+        """None also where the adaptation to a part of the set diverges: that to all of it has not."""
+        try:
+            return judge(learner, inputs, labels, self.way)
+        except Diverged:
+            return None
+
+
+AnyAdaptHead: TypeAlias = AdaptHead | AdaptWeightsHead
+
+
+def adapt_head(candidates: Sequence[Candidate], support: SupportSet) -> AnyAdaptHead:
+    """The head that adapts one of the candidates to a support set.
+
+    Raises: `ValueError` for a learner that adapts weights beside others, or without the inputs of all examples.
+    """
+    way = len(support.labels)
+    if not any(one.adapts_weights for one in candidates):
+        return AdaptHead(candidates, support.columns, way, known=support.known, order=support.rows)
+    if len(candidates) > 1 or support.all_inputs is None:
+        raise ValueError("a learner that adapts weights comes alone, with all inputs")
+    return AdaptWeightsHead(candidates[0], support.all_inputs, support.columns, way)
 
 
 def probabilities(learner: AnyHead, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
     """The confidence of every label, on the CPU."""
     return learner.score(state, features).softmax(-1).cpu()
+
+
+def input_probabilities(
+    learner: AnyLearner, state: TaskState, inputs: Shaped[Tensor, "q ..."], device: torch.device
+) -> Float[Tensor, "q way"]:
+    """The confidence of every label by a learner that takes the inputs themselves (on the CPU), on the CPU."""
+    own, found = twin(learner), []
+    for some in torch.split(inputs, learner.backbone.micro_batch_examples(device.type)):
+        beat_now()
+        found.append(own.logits(state, some.to(device)).softmax(-1).cpu())
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 @final
@@ -100,5 +163,52 @@ class ClassifyHead:
     def __call__(self, features: Float[Tensor, "n dim"]) -> tuple[Adapted, Float[Tensor, "q way"]]:
         """The adaptation, and the probabilities of the queries."""
         adapted = self.adapt(features[: self.support_size])
-        state = {name: tensor.to(features.device) for name, tensor in adapted.state.items()}
-        return adapted, probabilities(adapted.candidate.learner, state, features[self.support_size :])
+        state = _on_device(adapted.state, features.device)
+        learner = on_embeddings(adapted.candidate.learner)
+        return adapted, probabilities(learner, state, features[self.support_size :])
+
+
+@final
+class ClassifyWeightsHead:
+    """Adapts weights and scores the queries with them: nothing is kept, and nothing is embedded."""
+
+    def __init__(self, adapt: AdaptWeightsHead, queries: Shaped[Tensor, "q ..."]) -> None:
+        self.adapt = adapt
+        self.queries = queries
+
+    def __call__(self, features: Float[Tensor, "0 dim"]) -> tuple[Adapted, Float[Tensor, "q way"]]:
+        """The adaptation, and the probabilities of the queries."""
+        adapted = self.adapt(features)
+        state = _on_device(adapted.state, features.device)
+        learner = adapted.candidate.learner
+        return adapted, input_probabilities(learner, state, self.queries, features.device)
+
+
+def on_embeddings(learner: AnyLearner) -> AnyHead:
+    """The learner, which must be one on embeddings. Raises: `TypeError`."""
+    if not isinstance(learner, EmbeddingLearner):
+        raise TypeError(f"{type(learner).__name__} does not work on embeddings")
+    return learner
+
+
+def _on_device(state: TaskState, device: torch.device) -> TaskState:
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
+@contextmanager
+def _pointing_at_settings() -> Iterator[None]:
+    """A learner speaks of its settings (`/steps`); a request holds them under `/learner_settings`."""
+    try:
+        yield
+    except Diverged as error:
+        error.faults = [Fault("/learner_settings" + one.pointer, one.detail, one.code) for one in error.faults]
+        raise
+
+
+def _kept(candidate: Candidate, state: TaskState) -> TaskState:
+    """The state on the CPU. Raises: `Diverged` for a trace that left the finite numbers."""
+    losses = state.get("support_losses")
+    if losses is not None and not bool(losses.isfinite().all()):
+        rate = next((name for name in ("learning_rate", "rate") if name in candidate.settings), "steps")
+        raise Diverged(rate=rate, steps="steps")
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}

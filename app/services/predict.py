@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,16 +13,27 @@ from app.codecs import DecodedInput, RawExample, RawInput, decode_inputs
 from app.core.errors import TooLarge
 from app.core.limits import Limits
 from app.engine.scheduler import Engine
+from app.engine.state_cache import Pin
 from app.engine.work import Work
+from app.learners._base import EmbeddingLearner
 from app.registry.records import NewPrediction, Page, PredictionRecord, TaskRecord
 from app.registry.repository import Registry
 from app.services.adaptation import Recipe
 from app.services.answers import Prediction, read_off
+from app.services.builder import AnyLearner
 from app.services.call import Call
-from app.services.catalogue import Catalogue, Kit
+from app.services.catalogue import Candidate, Catalogue, Kit
 from app.services.directory import Directory
-from app.services.heads import Adapted, AdaptHead, ClassifyHead, probabilities
-from app.services.support_sets import SupportSet, fresh
+from app.services.heads import (
+    Adapted,
+    AdaptWeightsHead,
+    ClassifyHead,
+    ClassifyWeightsHead,
+    adapt_head,
+    input_probabilities,
+    probabilities,
+)
+from app.services.support_sets import SupportSet, check_adaptable, fresh
 from app.services.tensors import load_state
 from app.services.workers import Workers
 
@@ -82,11 +94,11 @@ class PredictService:
         """Predict with a task's active version; `record` stores each prediction."""
         self._check_count(raws)
         task = await self._directory.task(task_id)
-        kit = self._catalogue.bound_kit(task.backbone, task.version.backbone_sha256)
+        kit, learner = self._catalogue.bound(task)
         dim = task.version.dim if kit.checkpoint.card.dim is None else None
         decoded, inputs = await self._decode(kit, raws, call, dim)
         check_scores(len(raws) * min(top_k, len(task.version.labels)), self._limits, "/top_k")
-        scores = await self._scores(task, kit, inputs, call)
+        scores = await self._scores(task, learner, inputs, call)
         predictions = await self._read_off(scores, task.version.labels, top_k)
         if record:
             predictions = await self._record(task, decoded, predictions)
@@ -98,17 +110,22 @@ class PredictService:
         """Adapt, predict and forget, in one pass over the backbone."""
         self._check_count(raws)
         kit = self._catalogue.kit(recipe.backbone)
-        candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+
+        def prepare() -> tuple[list[Candidate], SupportSet]:
+            candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+            support = fresh(kit.codec, support_raws, self._limits)
+            return self._catalogue.fitting(kit, candidates, len(support.labels)), support
+
         with call.timing.measure("decode_s"):
-            support = await self._workers.decode(fresh, kit.codec, support_raws, self._limits)
-        self._catalogue.check_way(kit, len(support.labels))
+            candidates, support = await self._workers.decode(prepare)
         check_scores(len(raws) * min(top_k, len(support.labels)), self._limits, "/top_k")
         dim = support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
-        before = [one.input.tensor for one in support.new]
+        heavy = any(one.adapts_weights for one in candidates)
+        if heavy:
+            check_adaptable(len(support.members), self._limits)
+        before = [] if heavy else [one.input.tensor for one in support.new]
         decoded, inputs = await self._decode(kit, raws, call, dim, before)
-        adapt = AdaptHead(candidates, support.columns, len(support.labels), order=support.rows)
-        head = ClassifyHead(adapt, len(support.new))
-        work = Work(backbone=kit.name, inputs=inputs, head=head, deadline_s=call.deadline_s)
+        work = _classifying(kit, candidates, support, inputs, call)
         adapted, scores = call.timing.add(await self._engine.run(work))
         call.timing.head_s += adapted.head_s
         predictions = await self._read_off(scores, support.labels, top_k)
@@ -146,19 +163,14 @@ class PredictService:
         with call.timing.measure("decode_s"):
             return await self._workers.decode(decode)
 
-    async def _scores(self, task: TaskRecord, kit: Kit, inputs: Tensor, call: Call) -> Float[Tensor, "q way"]:
-        version = task.version
-        learner = self._catalogue.learner(kit, version.learner, version.learner_settings)
-        load = partial(self._load, task.id, version.number)
-        async with self._engine.states.pinned((task.id, version.number), load) as entry:
+    async def _scores(
+        self, task: TaskRecord, learner: AnyLearner, inputs: Tensor, call: Call
+    ) -> Float[Tensor, "q way"]:
+        number = task.active_version
+        load = partial(self._load, task.id, number)
+        async with self._engine.states.pinned((task.id, number), load) as entry:
             call.timing.load_s += entry.load_s
-            work = Work(
-                backbone=kit.name,
-                inputs=inputs,
-                head=lambda features: probabilities(learner, entry.state(features.device), features),
-                deadline_s=call.deadline_s,
-            )
-            return call.timing.add(await self._engine.run(work))
+            return call.timing.add(await self._engine.run(_scoring(task.backbone, learner, entry, inputs, call)))
 
     def _load(self, task_id: str, number: int) -> dict[str, Tensor]:
         return dict(load_state(self._registry.load_state(task_id, number)))
@@ -179,6 +191,42 @@ class PredictService:
         ]
         ids = await self._workers.store_fully(self._registry.record_predictions, rows)
         return tuple(one.recorded(prediction_id) for one, prediction_id in zip(predictions, ids, strict=True))
+
+
+def _scoring(
+    backbone: str, learner: AnyLearner, entry: Pin, inputs: Tensor, call: Call
+) -> Work[Float[Tensor, "q way"]]:
+    """The work that scores inputs with a task's state."""
+    if isinstance(learner, EmbeddingLearner):
+        return Work(
+            backbone=backbone,
+            inputs=inputs,
+            head=lambda features: probabilities(learner, entry.state(features.device), features),
+            deadline_s=call.deadline_s,
+        )
+    return Work(
+        backbone=backbone,
+        inputs=torch.empty(0),
+        head=lambda none: input_probabilities(learner, entry.state(none.device), inputs, none.device),
+        deadline_s=call.deadline_s,
+        head_examples=len(inputs),
+    )
+
+
+def _classifying(
+    kit: Kit, candidates: Sequence[Candidate], support: SupportSet, inputs: Tensor, call: Call
+) -> Work[tuple[Adapted, Float[Tensor, "q way"]]]:
+    """The work that adapts and scores: on embeddings, `inputs` are the support's and then the queries'."""
+    head = adapt_head(candidates, support)
+    if isinstance(head, AdaptWeightsHead):
+        return Work(
+            backbone=kit.name,
+            inputs=torch.empty(0),
+            head=ClassifyWeightsHead(head, inputs),
+            deadline_s=call.deadline_s,
+            head_examples=len(support.members) + len(inputs),
+        )
+    return Work(backbone=kit.name, inputs=inputs, head=ClassifyHead(head, len(support.new)), deadline_s=call.deadline_s)
 
 
 def check_scores(scores: int, limits: Limits, pointer: str) -> None:

@@ -1,18 +1,46 @@
 """Support sets on their way to a version: which examples, in which order, with which warnings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from app.codecs import Codec, DecodedExample, RawExample, check_counts, decode_examples, parse_support
-from app.core.errors import TooFewLabels
+from app.codecs import Codec, DecodedExample, RawExample, RawInput, check_counts, decode_examples, parse_support
+from app.core.errors import Conflict, TooFewLabels, TooLarge
 from app.core.limits import Limits
 from app.registry.records import ExampleFeatures, NewExample
 from app.services.tensors import dump_features, load_features
+
+ReadInputs: TypeAlias = Callable[[Collection[str]], Mapping[str, bytes]]
+"""Stored inputs by their SHA-256."""
+
+READ_AT_ONCE = 16
+"""Photographs as they were sent take far more memory than what is decoded of them."""
+
+
+class InputsNotStored(Conflict):
+    """A learner that adapts weights needs the examples of before, and the task keeps none."""
+
+    code = "inputs-not-stored"
+    title = "The task keeps no inputs"
+
+    def __init__(self, *, learner: str) -> None:
+        super().__init__(
+            f"The learner {learner!r} adapts on the examples themselves, and this task does not keep them "
+            "(store_inputs: false), so it cannot be changed. Create the task again from all of its examples: with "
+            "store_inputs: true, or with a learner that works on embeddings."
+        )
+
+
+class TooManyToAdapt(TooLarge):
+    """More examples than a learner that adapts weights may get."""
+
+    code = "too-many-to-adapt"
+    title = "Too many examples for a learner that adapts weights"
 
 
 @dataclass(frozen=True)
@@ -30,7 +58,8 @@ class SupportSet:
     """A whole support set in canonical order (content hash, then label), old and new examples together.
 
     The order in which examples came leaves no trace, so the same set always gives the same state. `inputs` are those
-    of the new examples, `known` the embeddings of the others.
+    of the new examples, `known` the embeddings of the others. `all_inputs` are those of all members, in their order,
+    where they were asked for.
     """
 
     members: tuple[Membership, ...]
@@ -39,6 +68,7 @@ class SupportSet:
     known: Float[Tensor, "known dim"] | None
     truncated: int
     duplicates: int = 0
+    all_inputs: Shaped[Tensor, "s ..."] | None = None
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -80,27 +110,52 @@ def fresh(codec: Codec, raws: Sequence[RawExample], limits: Limits) -> SupportSe
     members = tuple(
         Membership(one.example_id, one.label, one.input.sha256, row) for row, one in enumerate(parsed.examples)
     )
-    return SupportSet(members, parsed.examples, parsed.support.inputs, None, parsed.truncated, parsed.duplicates)
+    inputs = parsed.support.inputs
+    return SupportSet(members, parsed.examples, inputs, None, parsed.truncated, parsed.duplicates, inputs)
 
 
-def extended(codec: Codec, known: Sequence[ExampleFeatures], raws: Sequence[RawExample], limits: Limits) -> SupportSet:
+def extended(
+    codec: Codec,
+    known: Sequence[ExampleFeatures],
+    raws: Sequence[RawExample],
+    limits: Limits,
+    read: ReadInputs | None = None,
+) -> SupportSet:
     """A version's examples with others added; those already there are not taken twice.
 
-    Raises: what `decode_examples` raises, `TooManyExamples`, `TooManyLabels`.
+    `read` gets the stored inputs of the known ones, for a learner that needs them. Raises: what `decode_examples`
+    raises, `TooManyExamples`, `TooManyLabels`.
     """
-    support = _merged(codec, known, decode_examples(codec, raws, limits), len(raws))
-    check_counts(len(support.members), len(support.labels), limits)
-    return support
-
-
-def reduced(codec: Codec, kept: Sequence[ExampleFeatures]) -> SupportSet:
-    """What is left of a version's examples. Raises: `TooFewLabels` where that is less than two labels."""
-    return _merged(codec, kept, [], 0)
-
-
-def _merged(codec: Codec, known: Sequence[ExampleFeatures], added: Sequence[DecodedExample], sent: int) -> SupportSet:
+    added = decode_examples(codec, raws, limits)
     present = {one.id for one in known}
-    new = tuple(one for one in added if one.example_id not in present)
+    new = [one for one in added if one.example_id not in present]
+    labels = {one.label for one in known} | {one.label for one in new}
+    check_counts(len(known) + len(new), len(labels), limits)
+    return _merged(codec, known, new, len(raws), read)
+
+
+def reduced(codec: Codec, kept: Sequence[ExampleFeatures], read: ReadInputs | None = None) -> SupportSet:
+    """What is left of a version's examples. Raises: `TooFewLabels` where that is less than two labels."""
+    return _merged(codec, kept, [], 0, read)
+
+
+def check_adaptable(examples: int, limits: Limits) -> None:
+    """Refuse a set that is too large for a learner that adapts weights. Raises `TooManyToAdapt`."""
+    if examples > limits.weight_examples:
+        raise TooManyToAdapt(
+            f"A set of {examples} examples; a learner that adapts the backbone's weights takes "
+            f"{limits.weight_examples} at most. Learners on embeddings take more.",
+            pointer="/support",
+        )
+
+
+def _merged(
+    codec: Codec,
+    known: Sequence[ExampleFeatures],
+    new: Sequence[DecodedExample],
+    sent: int,
+    read: ReadInputs | None,
+) -> SupportSet:
     members = [Membership(one.id, one.label, one.content_sha256, row) for row, one in enumerate(known)]
     members += [
         Membership(one.example_id, one.label, one.input.sha256, len(known) + row) for row, one in enumerate(new)
@@ -111,7 +166,27 @@ def _merged(codec: Codec, known: Sequence[ExampleFeatures], added: Sequence[Deco
         raise TooFewLabels(way=way)
     truncated = sum(one.truncated for one in known) + sum(one.input.truncated for one in new)
     inputs = codec.stack([one.input.tensor for one in new]) if new else torch.empty(0)
-    return SupportSet(tuple(members), new, inputs, _matrix(known), truncated, sent - len(new))
+    everything = None if read is None else _all_inputs(codec, members, known, new, read)
+    return SupportSet(tuple(members), tuple(new), inputs, _matrix(known), truncated, sent - len(new), everything)
+
+
+def _all_inputs(
+    codec: Codec,
+    members: Sequence[Membership],
+    known: Sequence[ExampleFeatures],
+    new: Sequence[DecodedExample],
+    read: ReadInputs,
+) -> Shaped[Tensor, "s ..."]:
+    """The inputs of all members, in their order; those of before are decoded again from what was stored."""
+    decoded: dict[str, Tensor] = {one.input.sha256: one.input.tensor for one in new}
+    stored = list({one.content_sha256: one for one in known if one.content_sha256 not in decoded}.values())
+    for at in range(0, len(stored), READ_AT_ONCE):
+        some = stored[at : at + READ_AT_ONCE]
+        contents = read([one.content_sha256 for one in some])
+        for one in some:
+            raw = RawInput("bytes", contents[one.content_sha256], f"/examples/{one.id}", one.media_type)
+            decoded[one.content_sha256] = codec.decode(raw).tensor
+    return codec.stack([decoded[one.content_sha256] for one in members])
 
 
 def new_examples(

@@ -11,9 +11,9 @@ from app.registry.records import ExampleFeatures, ExampleRecord, NewTask, Page, 
 from app.registry.repository import Registry
 from app.services.adaptation import Adaptation, Recipe
 from app.services.call import Call
-from app.services.catalogue import Catalogue, Kit
+from app.services.catalogue import Candidate, Catalogue, Kit
 from app.services.directory import Directory
-from app.services.support_sets import SupportSet, extended, fresh, reduced
+from app.services.support_sets import InputsNotStored, ReadInputs, SupportSet, check_adaptable, extended, fresh, reduced
 from app.services.workers import Workers
 
 
@@ -54,9 +54,14 @@ class TaskService:
     async def create(self, name: str | None, recipe: Recipe, raws: Sequence[RawExample], call: Call) -> TaskRecord:
         """Adapt a classifier to labelled examples and store it."""
         kit = self._catalogue.kit(recipe.backbone)
-        candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+
+        def prepare() -> tuple[list[Candidate], SupportSet]:
+            # In a thread, as to build a learner for the first time takes a while.
+            candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
+            return candidates, fresh(kit.codec, raws, self._limits)
+
         with call.timing.measure("decode_s"):
-            support = await self._workers.decode(fresh, kit.codec, raws, self._limits)
+            candidates, support = await self._workers.decode(prepare)
         version = await self._adaptation.version(
             kit, candidates, support, call, store_inputs=recipe.store_inputs, change="created"
         )
@@ -121,14 +126,16 @@ class TaskService:
             raise Invalid("There is no example to add.", pointer="/support")
         async with self._directory.lock(task_id):
             record = await self._expected(task_id, if_match)
-            kit = self._bound(record)
+            kit, candidates = await self._workers.decode(self._bound, record)
             known = await self._known(record)
+            read = self._reader(candidates, known)
             with call.timing.measure("decode_s"):
                 dim = record.version.dim if kit.checkpoint.card.dim is None else None
-                support = await self._workers.decode(extended, kit.codec.expecting(dim), known, raws, self._limits)
+                codec = kit.codec.expecting(dim)
+                support = await self._workers.decode(extended, codec, known, raws, self._limits, read)
             if not support.new:
                 return record
-            return await self._update(record, kit, support, call, "examples-added")
+            return await self._update(record, kit, candidates, support, call, "examples-added")
 
     async def remove_examples(
         self, task_id: str, example_ids: Sequence[str], if_match: str | None, call: Call
@@ -166,12 +173,22 @@ class TaskService:
     ) -> TaskRecord:
         async with self._directory.lock(task_id):
             record = await self._expected(task_id, if_match)
-            kit = self._bound(record)
-            support = await self._workers.decode(reduced, kit.codec, keep(await self._known(record)))
-            return await self._update(record, kit, support, call, change)
+            kit, candidates = await self._workers.decode(self._bound, record)
+            kept = keep(await self._known(record))
+            read = self._reader(candidates, kept)
+            with call.timing.measure("decode_s"):
+                support = await self._workers.decode(reduced, kit.codec, kept, read)
+            return await self._update(record, kit, candidates, support, call, change)
 
-    async def _update(self, record: TaskRecord, kit: Kit, support: SupportSet, call: Call, change: str) -> TaskRecord:
-        candidates = self._catalogue.candidates(kit, record.learner_requested, record.learner_settings_requested)
+    async def _update(
+        self,
+        record: TaskRecord,
+        kit: Kit,
+        candidates: Sequence[Candidate],
+        support: SupportSet,
+        call: Call,
+        change: str,
+    ) -> TaskRecord:
         version = await self._adaptation.version(
             kit,
             candidates,
@@ -191,8 +208,20 @@ class TaskService:
             raise PreconditionFailed(f"The task is now at {record.etag}; you sent If-Match {if_match}.")
         return record
 
-    def _bound(self, record: TaskRecord) -> Kit:
-        return self._catalogue.bound_kit(record.backbone, record.version.backbone_sha256)
+    def _bound(self, record: TaskRecord) -> tuple[Kit, list[Candidate]]:
+        """The checkpoint that the task is bound to, and the learners that an update tries."""
+        kit, _ = self._catalogue.bound(record)
+        return kit, self._catalogue.candidates(kit, record.learner_requested, record.learner_settings_requested)
+
+    def _reader(self, candidates: Sequence[Candidate], known: Sequence[ExampleFeatures]) -> ReadInputs | None:
+        """What reads the stored inputs, where a candidate needs them. Raises `InputsNotStored`, `TooManyToAdapt`."""
+        needing = [one.name for one in candidates if one.adapts_weights]
+        if not needing:
+            return None
+        if any(one.input_blob is None for one in known):
+            raise InputsNotStored(learner=needing[0])
+        check_adaptable(len(known), self._limits)
+        return self._registry.read_blobs
 
     async def _known(self, record: TaskRecord) -> list[ExampleFeatures]:
         return await self._workers.store(self._registry.example_features, record.id, record.active_version)

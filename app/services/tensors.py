@@ -19,6 +19,15 @@ def load_state(data: bytes) -> TaskState:
     return load(data)
 
 
+def trace_of(state: TaskState) -> dict[str, list[float]] | None:
+    """What a task shows of its inner loop: the support set's loss before each step and at the end, in nats.
+
+    None for a learner without one.
+    """
+    losses = state.get("support_losses")
+    return None if losses is None else {"support_losses": losses.tolist()}
+
+
 def dump_features(features: Float[Tensor, " dim"]) -> bytes:
     """One embedding as little-endian float32."""
     return features.detach().cpu().numpy().astype("<f4").tobytes()

@@ -1,8 +1,7 @@
 """Export and import: a task's active version as one safetensors file, byte-identical after a round trip."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -11,29 +10,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.codecs import check_counts, example_id, normalise_label
-from app.core.errors import Invalid, Malformed
+from app.core.errors import Malformed
 from app.core.limits import Limits
 from app.engine.scheduler import Engine
 from app.engine.work import Work
+from app.learners._base import EmbeddingLearner
 from app.registry.records import ExampleFeatures, NewExample, NewTask, NewVersion, TaskRecord
 from app.registry.repository import Registry
 from app.services.archive import Archive, ArchivedExample, ArchivedVersion, read_archive
+from app.services.builder import AnyLearner
 from app.services.call import Call
 from app.services.catalogue import Candidate, Catalogue, Kit
 from app.services.directory import Directory
-from app.services.tensors import dump_state, load_features, load_state
+from app.services.tensors import dump_state, load_features, load_state, trace_of
+from app.services.trial import BadExport, check_trace, trial_of
 from app.services.workers import Workers
-
-
-class BadExport(Invalid):
-    """A file that looks like an export, but whose parts do not fit together."""
-
-    code = "bad-export"
-    title = "The export cannot be imported"
-
-
-MOST_TRIED = 256
-"""Examples that an imported state is tried on."""
 
 
 @final
@@ -64,16 +55,12 @@ class TransferService:
     async def import_(self, data: bytes, name: str | None, call: Call) -> TaskRecord:
         """Store an exported version as a new task. Raises `BadExport`, `Malformed`, `BackboneChanged`."""
         tensors, archive = await self._workers.decode(_read, data)
-        kit = self._catalogue.bound_kit(archive.backbone, archive.backbone_sha256)
-        self._catalogue.candidates(kit, archive.learner_requested, archive.learner_settings_requested)
-        stored = archive.version
-        candidate = self._catalogue.candidates(kit, stored.learner, stored.learner_settings)[0]
-        self._catalogue.check_way(kit, len(stored.labels))
-        dim = kit.checkpoint.card.dim
-        if dim not in (None, stored.dim) or stored.dim > self._limits.vector_dim:
-            raise BadExport(f"The file's embeddings have {stored.dim} numbers, which {kit.name} does not give.")
+        kit, learner = await self._workers.decode(self._bound, archive)
+        dim, stored_dim = kit.checkpoint.card.dim, archive.version.dim
+        if dim not in (None, stored_dim) or stored_dim > self._limits.vector_dim:
+            raise BadExport(f"The file's embeddings have {stored_dim} numbers, which {kit.name} does not give.")
         version = await self._workers.decode(_version, archive, tensors, self._limits)
-        await self._try_state(kit, candidate, version, tensors["features"], call)
+        await self._try_state(kit, learner, version, tensors["features"], call)
         task = NewTask(
             name=name,
             backbone=kit.name,
@@ -84,18 +71,29 @@ class TransferService:
         )
         return await self._directory.create(task, version)
 
+    def _bound(self, archive: Archive) -> tuple[Kit, AnyLearner]:
+        """The checkpoint and the learner of the exported version, if they serve it here too."""
+        catalogue, name, sha256 = self._catalogue, archive.version.learner, archive.backbone_sha256
+        # As they stand in the file: what the card sets by default now may be more than the version was made with.
+        settled = archive.version.learner_settings
+        kit, learner = catalogue.bound_to(archive.backbone, name, settled, sha256)
+        catalogue.check_served(kit, name)
+        catalogue.candidates(kit, archive.learner_requested, archive.learner_settings_requested)
+        catalogue.fitting(kit, [Candidate(name, settled, learner, sha256)], len(archive.version.labels))
+        return kit, learner
+
     async def _try_state(
-        self, kit: Kit, candidate: Candidate, version: NewVersion, features: Tensor, call: Call
+        self, kit: Kit, learner: AnyLearner, version: NewVersion, features: Tensor, call: Call
     ) -> None:
         """Score some of the support set with the state that came: it must give a finite number for every label."""
-        state = load_state(version.state)
-        features = features[:MOST_TRIED]
-
-        def score(_: Tensor) -> bool:
-            logits = candidate.learner.score(state, features)
-            return logits.shape == (len(features), len(version.labels)) and bool(logits.isfinite().all())
-
-        work = Work(backbone=kit.name, inputs=torch.empty(0), head=_Guarded(score), deadline_s=call.deadline_s)
+        trial = await self._workers.decode(trial_of, kit, learner, version, features)
+        work = Work(
+            backbone=kit.name,
+            inputs=torch.empty(0),
+            head=trial,
+            deadline_s=call.deadline_s,
+            head_examples=0 if isinstance(learner, EmbeddingLearner) else len(trial.rows),
+        )
         if not call.timing.add(await self._engine.run(work)):
             raise BadExport("The file's state does not fit its learner, labels and embeddings.")
 
@@ -111,20 +109,6 @@ class TransferService:
         for sha256, content in contents.items():
             tensors[f"input.{sha256}"] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         return save(tensors, metadata={"imprint": _archive(record, examples).model_dump_json()})
-
-
-@dataclass(frozen=True)
-class _Guarded:
-    """Runs a check on tensors that a stranger sent: whatever goes wrong in it is a no."""
-
-    check: Callable[[Tensor], bool]
-
-    def __call__(self, features: Tensor) -> bool:
-        """False where the check says so or cannot run."""
-        try:
-            return self.check(features)
-        except (RuntimeError, IndexError, KeyError, TypeError, ValueError):
-            return False
 
 
 def _archive(record: TaskRecord, examples: list[ExampleFeatures]) -> Archive:
@@ -184,6 +168,7 @@ def _version(archive: Archive, tensors: Mapping[str, Tensor], limits: Limits) ->
     if len({one.id for one in new}) != len(new):
         raise BadExport("The file holds the same example twice.")
     state = {name.removeprefix("state."): one for name, one in tensors.items() if name.startswith("state.")}
+    check_trace(state)
     return NewVersion(
         change="imported",
         parent=None,
@@ -199,6 +184,7 @@ def _version(archive: Archive, tensors: Mapping[str, Tensor], limits: Limits) ->
         state=dump_state(state),
         example_ids=tuple(one.id for one in new),
         new_examples=new,
+        adaptation=trace_of(state),
     )
 
 

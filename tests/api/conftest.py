@@ -1,15 +1,23 @@
 """One running app for the HTTP tests, and examples to send to it."""
 
 import base64
+import importlib
 import io
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from app import learners
+from app.backbones import build
+from app.checkpoints.card import Card
+from app.checkpoints.save import save
 from app.config import Settings
 from app.main import create_app
 
@@ -93,3 +101,97 @@ def image() -> Callable[..., bytes]:
 def b64() -> Callable[[bytes], str]:
     """Base64 as JSON takes it."""
     return lambda data: base64.b64encode(data).decode()
+
+
+@pytest.fixture(scope="module")
+def nudge() -> Iterator[ModuleType]:
+    """Adds the learner `nudge`, which adapts weights and can be watched; the module, for its `WATCHERS`."""
+    folder = str(Path(__file__).parent / "learners")
+
+    def forget() -> None:
+        learners.learner_names.cache_clear()
+        learners.learner_class.cache_clear()
+
+    learners.__path__.append(folder)
+    forget()
+    yield importlib.import_module("app.learners.nudge")
+    learners.__path__.remove(folder)
+    del sys.modules["app.learners.nudge"]
+    forget()
+
+
+@pytest.fixture
+def watched(nudge: ModuleType) -> Iterator[list[Callable[[], None]]]:
+    """What `nudge` calls before each step, during this test."""
+    yield nudge.WATCHERS
+    nudge.WATCHERS.clear()
+
+
+Weights = Mapping[str, Mapping[str, torch.Tensor]]
+GLYPHS = {
+    "height": 28,
+    "width": 28,
+    "channels": 1,
+    "resize": "stretch",
+    "interpolation": "box",
+    "polarity": "ink-bright",
+}
+
+
+def save_glyphs(
+    models: Path, served: Mapping[str, Mapping[str, object]], own: Weights | None = None, filters: int = 8
+) -> None:
+    """A checkpoint `glyphs` of random weights, always the same, that serves these learners."""
+    settings = {"filters": filters}
+    backbone = build("conv4", settings)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(one.shape, generator=generator) * 0.3 if ".conv." in name else one
+        for name, one in backbone.state_dict().items()
+    }
+    card = Card(
+        name="glyphs",
+        description="For tests.",
+        architecture="conv4",
+        architecture_settings=settings,
+        modality="image",
+        dim=filters,
+        preprocessing=GLYPHS,
+        weights=None,
+        sha256=None,
+        learners=served,
+        licence="Apache-2.0",
+        provenance="Random numbers.",
+    )
+    save(models, card, weights, own or {}, overwrite=True)
+
+
+@pytest.fixture
+def glyph_client(small_client: Callable[..., TestClient], tmp_path: Path) -> Callable[..., TestClient]:
+    """Makes apps that serve a checkpoint `glyphs` with the given learners: `glyph_client({"nudge": {}})`."""
+
+    def make(
+        served: Mapping[str, Mapping[str, object]], own: Weights | None = None, filters: int = 8, **changes: object
+    ) -> TestClient:
+        save_glyphs(tmp_path / "models", served, own, filters)
+        return small_client(models=str(tmp_path / "models"), backbones="glyphs,vector-identity", **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def glyphs(b64: Callable[[bytes], str]) -> Callable[..., dict[str, list[str]]]:
+    """Drawings in base64, alike within a label: `glyphs("abc", shot=2, seed=0)`."""
+
+    def make(labels: str = "abc", shot: int = 2, seed: int = 0) -> dict[str, list[str]]:
+        return {label: [_glyph(ord(label), 1000 * seed + number, b64) for number in range(shot)] for label in labels}
+
+    return make
+
+
+def _glyph(shape: int, noise: int, b64: Callable[[bytes], str]) -> str:
+    coarse = np.random.default_rng(shape).random((4, 4)) > 0.5
+    ink = np.kron(coarse, np.ones((7, 7))) * 200 + np.random.default_rng(noise).integers(0, 50, (28, 28))
+    buffer = io.BytesIO()
+    Image.fromarray(ink.astype(np.uint8)).save(buffer, "PNG")
+    return b64(buffer.getvalue())

@@ -17,6 +17,10 @@ def test_backbones_show_their_cards(client):
         assert len(one["sha256"]) == 64
         assert one["licence"]
         assert client.get(f"/v1/backbones/{name}").json() == one
+        assert list(one["serves"]) == list(one["learners"])
+        for learner, served in one["serves"].items():
+            assert served["way"]["min"] >= one["way"]["min"]
+            assert (served["sha256"] == one["sha256"]) is not served["own_weights"], learner
     assert shown["text-minilm"]["dim"] == 384
     missing = client.get("/v1/backbones/none")
     assert (missing.status_code, missing.json()["code"]) == (404, "backbone-not-found")
@@ -29,7 +33,9 @@ def test_learners_show_their_settings_paper_and_cost(client):
         assert one["paper"]
         assert one["cost"]
         assert one["settings"]["type"] == "object"
-        assert "vector-identity" in one["backbones"]
+    for name in ("protonet", "ridge", "logistic", "matching"):
+        assert "vector-identity" in shown[name]["backbones"]
+        assert shown[name]["adapts_weights"] is False
 
 
 def test_limits_are_those_in_force(small_client):

@@ -15,17 +15,21 @@ from app.engine.work import Work
 KEY: BatchKey = ("a", (3,), torch.float32)
 
 
-def pending_of(sizes: Sequence[int], key: BatchKey = KEY) -> dict[Pending, None]:
+def pending_of(sizes: Sequence[int], key: BatchKey = KEY, head: int = 0) -> dict[Pending, None]:
     loop = asyncio.new_event_loop()
     try:
         mailbox, future = Mailbox(loop), loop.create_future()
     finally:
         loop.close()
-    works = [Work(backbone=key[0], inputs=torch.zeros(size, 3), head=len) for size in sizes]
+    works = [Work(backbone=key[0], inputs=torch.zeros(size, 3), head=len, head_examples=head) for size in sizes]
     return {Pending(work, key, mailbox, future): None for work in works}
 
 
 def rows(slices: Sequence[Slice]) -> list[int]:
+    return [one.rows for one in slices]
+
+
+def costs(slices: Sequence[Slice]) -> list[int]:
     return [one.stop - one.start for one in slices]
 
 
@@ -47,6 +51,25 @@ def test_two_large_works_share_equally() -> None:
 
 def test_a_work_without_rows_takes_a_place_and_no_rows() -> None:
     assert rows(plan({KEY: pending_of([0, 5])}, 4)) == [0, 3]
+
+
+def test_a_heavy_head_pays_for_its_examples_before_it_runs() -> None:
+    heavy, light = pending_of([6], head=10), pending_of([1])
+    (work,) = heavy
+    paid = []
+    while work.left:
+        batch = plan({KEY: heavy | light}, 8)
+        assert costs(batch)[-1] == 1, "the light one is in every batch"
+        paid.append((costs(batch)[0], rows(batch)[0]))
+        work.taken += costs(batch)[0]
+    assert paid == [(7, 6), (7, 0), (2, 0)]
+
+
+def test_one_heavy_head_comes_to_its_end_in_a_batch() -> None:
+    heavy = pending_of([0, 0, 2], head=1)
+    batch = plan({KEY: heavy | pending_of([4])}, 64)
+    assert costs(batch) == [1, 2, 4], "the oldest; the second waits; the third's rows go through the backbone"
+    assert rows(batch) == [0, 2, 4]
 
 
 def test_a_batch_is_of_the_first_key_alone() -> None:

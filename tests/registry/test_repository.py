@@ -39,6 +39,7 @@ def test_a_created_task_reads_back_as_it_was_stored(registry, make, clock):
         make.example("z", b"3"),
         selection={"chosen": "protonet", "scores": {}},
         held_out={"accuracy": 0.5},
+        adaptation={"support_losses": [1.5, 0.25]},
         warnings=({"code": "one-shot", "detail": "one example of ä"},),
         labels=("z", "ä"),
     )
@@ -57,6 +58,7 @@ def test_a_created_task_reads_back_as_it_was_stored(registry, make, clock):
     assert read.version.warnings == version.warnings
     assert read.version.selection == version.selection
     assert read.version.held_out == {"accuracy": 0.5}
+    assert read.version.adaptation == {"support_losses": [1.5, 0.25]}
     assert registry.load_state(read.id, 1) == b"state"
 
 

@@ -11,13 +11,15 @@ from app.api.deps import ServicesDep
 from app.api.responses import json_response
 from app.checkpoints.load import Checkpoint
 from app.config import Settings
+from app.learners._base import EmbeddingLearner
+from app.services.catalogue import Catalogue, Kit
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
 
-def backbone_json(checkpoint: Checkpoint) -> dict[str, object]:
-    """A card as it is shown; `sha256` is what tasks are bound to."""
-    card = checkpoint.card
+def backbone_json(catalogue: Catalogue, kit: Kit) -> dict[str, object]:
+    """A card as it is shown; `sha256` is what tasks are bound to, but for learners with weights of their own."""
+    checkpoint, card = kit.checkpoint, kit.checkpoint.card
     return {
         "name": card.name,
         "description": card.description,
@@ -28,6 +30,7 @@ def backbone_json(checkpoint: Checkpoint) -> dict[str, object]:
         "dim": card.dim,
         "preprocessing": card.preprocessing,
         "learners": card.learners,
+        "serves": {name: _served_json(catalogue, kit, name) for name in card.learners},
         "way": asdict(card.way),
         "shot": card.shot,
         "sha256": checkpoint.sha256,
@@ -38,17 +41,30 @@ def backbone_json(checkpoint: Checkpoint) -> dict[str, object]:
     }
 
 
+def _served_json(catalogue: Catalogue, kit: Kit, name: str) -> dict[str, object]:
+    """What the card's settings make of a learner: its way limits, what it adapts, what its tasks are bound to."""
+    learner = catalogue.candidate(kit, name, {})
+    least, most = kit.way(learner.learner)
+    return {
+        "way": {"min": least, "max": most},
+        "adapts_weights": learner.adapts_weights,
+        "own_weights": name in kit.checkpoint.learner_weights,
+        "sha256": learner.sha256,
+    }
+
+
 @router.get("/backbones", response_model=dict[str, Any], summary="List backbones")
 async def list_backbones(services: ServicesDep) -> Response:
     """Every loaded checkpoint with its card."""
-    loaded = services.catalogue.checkpoints
-    return json_response({"backbones": [backbone_json(loaded[name]) for name in sorted(loaded)]})
+    catalogue = services.catalogue
+    kits = [catalogue.shown(name) for name in sorted(catalogue.checkpoints)]
+    return json_response({"backbones": [backbone_json(catalogue, kit) for kit in kits]})
 
 
 @router.get("/backbones/{name}", response_model=dict[str, Any], summary="Show a backbone")
 async def show_backbone(name: str, services: ServicesDep) -> Response:
     """Its card: modality, input size, learners, way limits, sha256, measured scores."""
-    return json_response(backbone_json(services.catalogue.shown(name)))
+    return json_response(backbone_json(services.catalogue, services.catalogue.shown(name)))
 
 
 @router.get("/learners", response_model=dict[str, Any], summary="List learners")
@@ -67,6 +83,7 @@ def _learner_json(name: str, loaded: Mapping[str, Checkpoint]) -> dict[str, obje
         "paper": kind.paper,
         "cost": kind.cost,
         "settings": learners.settings_schema(name),
+        "adapts_weights": not issubclass(kind, EmbeddingLearner),
         "backbones": sorted(one for one, checkpoint in loaded.items() if name in checkpoint.card.learners),
     }
 

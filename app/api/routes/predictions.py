@@ -60,7 +60,7 @@ async def predict(
 
     async def work() -> Response:
         task = await services.tasks.get(task_id)
-        modality = services.catalogue.bound_kit(task.backbone, task.version.backbone_sha256).codec.modality
+        modality = services.catalogue.bound(task)[0].codec.modality
         options: PredictOptions
         if is_json(request):
             refuse_query(request)
@@ -92,7 +92,7 @@ async def predict_small(
     """`?text=...` or `?vector=0.1,0.2`. The ETag comes from version and input: 304 costs no computation."""
     query = query_of(request, PredictQuery)
     task = await services.tasks.get(task_id)
-    services.catalogue.bound_kit(task.backbone, task.version.backbone_sha256)
+    services.catalogue.bound(task)
     digest = hashlib.sha256(f"{task_id}\n{task.active_version}\n{request.url.query}".encode()).hexdigest()
     headers = {"ETag": f'W/"{digest[:32]}"', "Cache-Control": "private, no-cache"}
     unchanged = not_modified(request, headers["ETag"], **{"Cache-Control": headers["Cache-Control"]})

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.api.schemas.inputs import AnyInput, InputIn, Strict, SupportIn
-from app.api.schemas.tasks import AdaptOptions
+from app.api.schemas.tasks import TRACE, AdaptationOut, AdaptOptions
 from app.registry.records import PredictionRecord
 from app.services.answers import Prediction
 from app.services.predict import Answer, Classified
+from app.services.tensors import trace_of
 
 TopK = Annotated[int, Field(ge=1, le=10_000, description="How many labels, best first, each answer lists.")]
 
@@ -113,6 +114,7 @@ class ClassifiedOut(Strict):
     labels: list[str]
     held_out: Mapping[str, Any] | None
     selection: Mapping[str, Any] | None
+    adaptation: AdaptationOut | None = Field(description=TRACE)
     warnings: list[Any]
     predictions: list[PredictionOut]
     truncated: list[int]
@@ -171,6 +173,7 @@ def classified_json(backbone: str, done: Classified, timing: Mapping[str, float]
         "labels": done.labels,
         "held_out": adapted.held_out,
         "selection": adapted.selection,
+        "adaptation": trace_of(adapted.state),
         "warnings": done.support.warnings(),
         "predictions": [one.as_json() for one in done.predictions],
         "truncated": done.truncated,

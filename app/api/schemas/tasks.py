@@ -13,11 +13,26 @@ from app.services.adaptation import Recipe
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
+TRACE = "Of a learner with an inner loop: how the loss on the support set fell; null for others."
+
+
+class AdaptationOut(Strict):
+    """The trace of an inner loop."""
+
+    support_losses: list[float] = Field(
+        description="The support set's loss before each step and after the last, in nats."
+    )
+
+
 class AdaptOptions(Strict):
     """How a classifier is adapted."""
 
     backbone: str = Field(description="One of GET /v1/backbones.")
-    learner: str = Field("auto", description="One of GET /v1/learners, or auto: the best by held-out accuracy.")
+    learner: str = Field(
+        "auto",
+        description="One of GET /v1/learners that the backbone serves, or auto: of those that work on embeddings, the "
+        "best by held-out accuracy.",
+    )
     learner_settings: dict[str, Any] = Field({}, description="Settings of the named learner.")
 
     def recipe(self, *, store_inputs: bool = False) -> Recipe:
@@ -87,6 +102,7 @@ class TaskOut(Strict):
         description="Accuracy on examples that the head was not fitted on, and how they were held out."
     )
     selection: Mapping[str, Any] | None = Field(description="For auto: each learner's score, the choice, and why.")
+    adaptation: AdaptationOut | None = Field(description=TRACE)
     warnings: list[Any]
     timing: Mapping[str, Any] = Field(description="Milliseconds of the adaptation.")
 
@@ -128,6 +144,7 @@ class VersionOut(Strict):
     shots: Mapping[str, int]
     examples: int
     held_out: Mapping[str, Any] | None
+    adaptation: AdaptationOut | None = Field(description=TRACE)
     state_size_bytes: int
 
 
@@ -158,6 +175,11 @@ class ExamplePage(Strict):
     next_cursor: str | None
 
 
+def adaptation_out(stored: Mapping[str, Any] | None) -> AdaptationOut | None:
+    """A trace as it is shown."""
+    return None if stored is None else AdaptationOut(support_losses=stored["support_losses"])
+
+
 def task_out(record: TaskRecord) -> TaskOut:
     """A task as it is shown."""
     version = record.version
@@ -184,6 +206,7 @@ def task_out(record: TaskRecord) -> TaskOut:
         dim=version.dim,
         held_out=version.held_out,
         selection=version.selection,
+        adaptation=adaptation_out(version.adaptation),
         warnings=list(version.warnings),
         timing=version.timing,
     )
@@ -222,6 +245,7 @@ def version_out(record: VersionRecord, active: int) -> VersionOut:
         shots=record.shots,
         examples=record.example_count,
         held_out=record.held_out,
+        adaptation=adaptation_out(record.adaptation),
         state_size_bytes=record.state_size_bytes,
     )
 
