@@ -1,5 +1,6 @@
-"""The command line: `imprint serve`, `imprint demo`, `imprint doctor`."""
+"""The command line: `imprint serve`, `imprint demo`, `imprint train`, `imprint evaluate`, `imprint doctor`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -76,6 +77,77 @@ def doctor() -> None:
     from app.doctor import report  # noqa: PLC0415
 
     raise typer.Exit(0 if report(Settings()) else 1)
+
+
+DataFolder = Annotated[Path, typer.Option("--data", help="The folder that holds a folder for each data set.")]
+Device = Annotated[str, typer.Option(help='Where to compute: "auto", "cpu", "cuda", "cuda:1".')]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; its own default when unset.")]
+
+
+@cli.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a bundled recipe.")],
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="Where the checkpoint's folder goes; IMPRINT_MODELS serves it.")],
+    name: Annotated[str | None, typer.Option(help="Name of the checkpoint, in place of the recipe's.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    save_minutes: Annotated[float, typer.Option(min=0.0, help="How often the state of the run is saved.")] = 5.0,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Throw the state of an earlier start away.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Train no further: publish the best so far.")] = False,
+) -> None:
+    """Meta-train a recipe and write its checkpoint, going on where an earlier start was stopped."""
+    from app.training.train_command import Options, main  # noqa: PLC0415
+
+    models = Settings().model_folders()
+    raise typer.Exit(main(Options(recipe, data, out, models, name, device, threads, save_minutes, fresh, finish)))
+
+
+@cli.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="The folder of a checkpoint, or its name.")],
+    data: DataFolder,
+    dataset: Annotated[str, typer.Option(help='Which data set: "images", "texts", "omniglot", ...')],
+    folder: Annotated[str, typer.Option(help="Its folder under the data folder, where that is not its name.")] = "",
+    setting: Annotated[list[str] | None, typer.Option(help="A setting of the data set, key=value.")] = None,
+    split: Annotated[str, typer.Option(help='Which classes; "all" is every class.')] = "test",
+    learner: Annotated[list[str] | None, typer.Option(help="Which learners; all of the card when unset.")] = None,
+    way: Annotated[list[int] | None, typer.Option(help="Classes of an episode; 5 when unset.")] = None,
+    shot: Annotated[list[int] | None, typer.Option(help="Supports of a class; 1 and 5 when unset.")] = None,
+    queries: Annotated[int, typer.Option(help="Queries of a class.")] = 15,
+    episodes: Annotated[int, typer.Option(help="How many episodes.")] = 600,
+    seed: Annotated[int, typer.Option(help="Decides which episodes.")] = 1,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Annotated[Path | None, typer.Option(help="A file for the rows, as in a card's scores.")] = None,
+) -> None:
+    """Judge a checkpoint's learners on few-shot episodes: mean accuracy with its 95 % interval."""
+    from app.core.errors import ImprintError  # noqa: PLC0415
+    from app.training import evaluate_command as command  # noqa: PLC0415
+
+    try:
+        settings = command.parsed_settings(setting or [])
+    except ImprintError as error:
+        raise typer.BadParameter(error.detail, param_hint="--setting") from None
+    options = command.Options(
+        checkpoint=checkpoint,
+        data=data,
+        dataset=dataset,
+        folder=folder,
+        settings=settings,
+        split=split,
+        models=Settings().model_folders(),
+        learners=learner or (),
+        ways=way or (5,),
+        shots=shot or (1, 5),
+        queries=queries,
+        episodes=episodes,
+        seed=seed,
+        device=device,
+        threads=threads,
+        json_file=json,
+    )
+    raise typer.Exit(command.main(options))
 
 
 def main() -> None:

@@ -2,16 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from app.backbones._base import Backbone
-from app.learners._base import EmbeddingLearner
+from app.core.episode import Episode, TaskState
+from app.learners._base import EmbeddingLearner, Learner
+from app.training.embedding import device_of, embed_pool
+from app.training.parallel import ALONE, Ranks
 from app.training.recipe import Judging
-from app.training.sampler import Pool, draw, to_episode
+from app.training.sampler import Pool, draw, episode_generator, to_episode
+
+_NORMAL_95: Final = 1.96
 
 
 @dataclass(frozen=True)
@@ -22,38 +25,50 @@ class Accuracy:
     interval_95: float
     episodes: int
 
-
-@torch.no_grad()
-def embed_pool(backbone: Backbone, pool: Pool) -> Pool:
-    """Embed every example once, in evaluation mode (running statistics); the backbone's mode is put back."""
-    was_training = backbone.training
-    backbone.eval()
-    flat = pool.inputs.flatten(0, 1)
-    device = next(backbone.parameters()).device
-    size = backbone.micro_batch_examples(device.type)
-    features = torch.cat([backbone(part.to(device)) for part in torch.split(flat, size)])
-    backbone.train(was_training)
-    return Pool(features.reshape(*pool.inputs.shape[:2], -1))
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} +- {100 * self.interval_95:.2f} %"
 
 
-@torch.no_grad()
-def evaluate(head: EmbeddingLearner[Any], features: Pool, judging: Judging) -> Accuracy:
-    """Judge a learner on embedded classes.
+def evaluate(
+    learner: Learner[Any], pool: Pool, judging: Judging, *, embedded: bool = False, ranks: Ranks = ALONE
+) -> Accuracy:
+    """Judge a learner on the classes of a pool, in evaluation mode; its mode is put back.
 
-    `head` is the learner over the identity backbone, so that each example is embedded once
-    however many episodes it is in. Raises: `ValueError` where the pool is too small.
+    A learner on embeddings embeds each example once, however many episodes it is in; `embedded` says that the pool
+    holds embeddings already. Other learners adapt to each episode's raw support set. Each rank takes its share of the
+    episodes, which are the same whatever their number.
+    Raises: `ValueError` where the pool is too small.
     """
-    generator = torch.Generator().manual_seed(judging.seed)
-    right: list[float] = []
-    for _ in range(judging.episodes):
-        rows = draw(features, judging.way, judging.shot + judging.queries, generator)
-        episode = to_episode(features.inputs[rows], judging.shot)
-        logits = head.logits(head.adapt(episode.support), episode.query_inputs)
-        right.append(_share_right(logits, episode.query_labels))
-    means = torch.tensor(right, dtype=torch.float64)
-    half_width = 1.96 * float(means.std()) / math.sqrt(len(means))
-    return Accuracy(float(means.mean()), half_width, len(means))
+    was_training = learner.training
+    learner.eval()
+    try:
+        if isinstance(learner, EmbeddingLearner):
+            features = pool if embedded else embed_pool(learner.backbone, pool)
+            shares = _shares(learner, features, judging, ranks)
+        else:
+            shares = _shares(learner, pool, judging, ranks)
+    finally:
+        learner.train(was_training)
+    half_width = _NORMAL_95 * float(shares.std()) / math.sqrt(len(shares))
+    return Accuracy(float(shares.mean()), half_width, len(shares))
 
 
-def _share_right(logits: Float[Tensor, "q way"], labels: Tensor) -> float:
-    return float((logits.argmax(1) == labels).double().mean())
+@torch.no_grad()
+def _shares(learner: Learner[Any], pool: Pool, judging: Judging, ranks: Ranks) -> Tensor:
+    """The share of right answers in each episode."""
+    right = torch.zeros(judging.episodes, dtype=torch.float64, device=ranks.device)
+    for number in ranks.share(range(judging.episodes)):
+        rows = draw(pool, judging.way, judging.shot + judging.queries, episode_generator(judging.seed, number))
+        inputs = pool.take(rows)
+        episode = to_episode(inputs.to(device_of(learner.backbone, inputs)), judging.shot)
+        guesses = _logits(learner, episode).argmax(1)
+        right[number] = (guesses == episode.query_labels).double().mean()
+    return ranks.sum_(right).cpu()
+
+
+def _logits(learner: Learner[Any], episode: Episode) -> Tensor:
+    support = episode.support
+    if isinstance(learner, EmbeddingLearner):
+        state: TaskState = learner.fit(support.inputs, support.labels, support.way)
+        return learner.score(state, episode.query_inputs)
+    return learner.logits(learner.adapt(support), episode.query_inputs)

@@ -1,118 +1,190 @@
-"""The training loop: episodes through the learner's own loss, the best weights by validation kept."""
+"""The loop over the steps of one stage: losses fetched, validations made, the best weights and the state kept."""
 
 import math
 import time
-from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from app import backbones, learners
-from app.backbones._base import Backbone
-from app.backbones.identity import Identity
-from app.backbones.identity import Settings as IdentitySettings
-from app.learners._base import EmbeddingLearner
-from app.training.augment import augment
-from app.training.evaluate import Accuracy, embed_pool, evaluate
-from app.training.recipe import BadRecipe, Named, Optimiser, Recipe
-from app.training.sampler import Pool, draw, to_episode
+from app.core.errors import Invalid
+from app.learners._base import Learner
+from app.training.ema import averaged
+from app.training.evaluate import Accuracy, evaluate
+from app.training.objective import EpisodesObjective, Mode, Objective
+from app.training.outer import OuterLoop, can_vmap, fastest_mode
+from app.training.parallel import ALONE, Ranks
+from app.training.progress import Progress
+from app.training.recipe import Stage, Validation
+from app.training.report import Report
+from app.training.resume import RunState, Weights, fill_optimiser, optimiser_slots, save_state
+from app.training.sampler import Pool
+from app.training.stopping import Stopped, StopSign
+
+_FETCH_EVERY_S: Final = 0.5
+
+
+class Diverged(Invalid):
+    """A loss that is no number."""
+
+    code = "diverged"
+    title = "The training diverged"
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands: mean loss since the last validation, and the validation accuracy."""
+class Run:
+    """What a run is given beyond its recipe: where it computes, where it saves, whom it tells.
 
-    step: int
-    steps: int
-    loss: float
-    validation: Accuracy
-    elapsed_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """The best weights of a run, in evaluation mode, and how they came about."""
-
-    backbone: Backbone
-    best: Progress
-    wall_clock_s: float
-
-
-def head_of(learner: Named) -> EmbeddingLearner[Any]:
-    """The recipe's learner over features. Raises: `BadRecipe` for one that needs the network itself."""
-    head = learners.build(learner.name, Identity(IdentitySettings()), learner.settings)
-    if not isinstance(head, EmbeddingLearner):
-        raise BadRecipe(f"The learner {learner.name!r} cannot be trained by this loop: it adapts the network itself.")
-    return head
-
-
-def new_backbone(recipe: Recipe) -> Backbone:
-    """The untrained backbone, its weights drawn from the recipe's seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return backbones.build(recipe.backbone.name, recipe.backbone.settings)
-
-
-def train(recipe: Recipe, training: Pool, validation: Pool, report: Callable[[Progress], None]) -> Trained:
-    """Train as the recipe says; `report` hears of every validation.
-
-    Raises: `BadRecipe` for a learner this loop cannot train; `ValueError` for pools too small for the episodes.
+    Without a `folder` nothing is saved. `sign` says when to stop.
     """
-    start_s = time.monotonic()
-    backbone, head = new_backbone(recipe).train(), head_of(recipe.learner).train()
-    optimiser = torch.optim.Adam([*backbone.parameters(), *head.parameters()], recipe.optimiser.learning_rate)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    best: tuple[Progress, dict[str, Any]] | None = None
-    losses: list[float] = []
-    for step in range(recipe.optimiser.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe.optimiser, step)
-        loss = step_loss(recipe, backbone, head, training, generator)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append(loss.item())
-        done = step + 1
-        if done % recipe.validation.every_steps == 0 or done == recipe.optimiser.steps:
-            judged = evaluate(head, embed_pool(backbone, validation), recipe.validation.judging)
-            mean_loss, elapsed_s = sum(losses) / len(losses), time.monotonic() - start_s
-            progress = Progress(done, recipe.optimiser.steps, mean_loss, judged, elapsed_s)
-            report(progress)
-            losses.clear()
-            if best is None or judged.mean >= best[0].validation.mean:
-                best = progress, deepcopy(backbone.state_dict())
-    assert best is not None  # noqa: S101 (a recipe has at least one step, and the last is judged)
-    backbone.load_state_dict(best[1])
-    return Trained(backbone.eval(), best[0], time.monotonic() - start_s)
+
+    ranks: Ranks = ALONE
+    folder: Path | None = None
+    save_every_s: float = 300.0
+    report: Report = field(default_factory=Report)
+    sign: StopSign = field(default_factory=StopSign)
 
 
-def step_loss(
-    recipe: Recipe, backbone: Backbone, head: EmbeddingLearner[Any], pool: Pool, generator: torch.Generator
-) -> Float[Tensor, ""]:
-    """Mean of the learner's `episode_loss` over several splits of one set of examples.
+@final
+class StageLoop:
+    """One stage of a run. Its state is in `state` whenever that is saved; it starts from what it finds there."""
 
-    The backbone embeds the examples once: batch normalisation sees the support and the queries
-    together, and each further split costs next to nothing.
-    """
-    plan = recipe.episodes
-    drawn = pool.inputs[draw(pool, plan.way, plan.images, generator)]
-    inputs = augment(drawn, recipe.augmentation, generator)
-    features = backbone(inputs.flatten(0, 1)).reshape(plan.way, plan.images, -1)
-    losses = [head.episode_loss(to_episode(features, plan.shot, turn)) for turn in range(plan.splits)]
-    return torch.stack(losses).mean()
+    def __init__(
+        self, objective: Objective, judge: Learner[Any], validation: tuple[Validation, Pool], state: RunState, run: Run
+    ) -> None:
+        self.objective, self.judge, self.state, self.run = objective, judge, state, run
+        self.stage: Stage = objective.stage
+        self.validation, self.pool = validation
+        self.every_steps = self.stage.every_steps or self.validation.every_steps
+        if state.weights:
+            objective.load(state.weights)
+        if isinstance(objective, EpisodesObjective):
+            objective.mode = self._mode(objective)
+        self.outer = OuterLoop(objective, self.stage.optimiser)
+        if state.groups:
+            fill_optimiser(self.outer.optimiser, state.slots, state.groups)
+        if self.outer.average is not None and state.average:
+            self.outer.average.load(state.average, state.average_steps)
+        self._waiting: list[Tensor] = []
+        self._since_s = self._fetched_s = self._saved_s = time.monotonic()
+        self._speed_s, self._speed_steps = 0.0, 0
+
+    def train(self) -> Weights:
+        """Take all steps that are left; returns the weights that go on, on the CPU.
+
+        Raises: `Stopped`, with the state saved; `Diverged`; `ValueError` for pools too small for the episodes.
+        """
+        steps, state = self.stage.optimiser.steps, self.state
+        self.run.report.begin(self.stage.kind, state.step, steps)
+        while state.step < steps:
+            started_s = time.monotonic()
+            self._waiting.append(self.outer.step(state.step))
+            state.step += 1
+            self._speed_steps += 1
+            self._speed_s += time.monotonic() - started_s
+            if state.step % self.every_steps == 0 or state.step == steps:
+                self._validate()
+            self._tend()
+        return state.best if self.stage.keep == "best" else self._kept()
+
+    def snapshot(self) -> None:
+        """Bring the state up to date: weights, optimiser, average, time."""
+        state, now_s = self.state, time.monotonic()
+        state.elapsed_s, self._since_s = state.elapsed_s + now_s - self._since_s, now_s
+        state.weights = dict(self.objective.weights())
+        state.slots, state.groups = optimiser_slots(self.outer.optimiser)
+        if self.outer.average is not None:
+            state.average, state.average_steps = dict(self.outer.average.weights), self.outer.average.steps
+
+    def _mode(self, objective: EpisodesObjective) -> Mode:
+        """How gradients of a step are summed: as told, as before an interruption, or what is faster here."""
+        wanted = self.state.mode or objective.plan.accumulate
+        if wanted == "auto":
+            wanted = "loop"
+            if can_vmap(objective):
+                times = fastest_mode(objective)
+                wanted = self.run.ranks.leaders(min(times, key=lambda mode: times[mode]))
+                took = ", ".join(f"{mode} {1000 * seconds:.0f} ms" for mode, seconds in times.items())
+                self.run.report.say(f"accumulating by {wanted}: a step takes {took}")
+        self.state.mode = wanted
+        return "vmap" if wanted == "vmap" else "loop"
+
+    def _tend(self) -> None:
+        """Between two steps: fetch losses, save, stop; all ranks decide alike."""
+        now_s, ranks = time.monotonic(), self.run.ranks
+        due = ranks.leads and self.run.folder is not None and now_s - self._saved_s >= self.run.save_every_s
+        stale = ranks.leads and now_s - self._fetched_s >= _FETCH_EVERY_S
+        stop, save, fetch = ranks.any(self.run.sign.signum != 0, due, stale)
+        if stop or save or fetch:
+            self._fetch()
+        if stop or save:
+            self.save()
+        if stop:
+            raise Stopped(self.run.sign.signum or 15)
+
+    def save(self) -> None:
+        """Put the state on disk."""
+        self.snapshot()
+        self._saved_s = time.monotonic()
+        if self.run.ranks.leads and self.run.folder is not None:
+            save_state(self.run.folder, self.state)
+
+    def _fetch(self) -> None:
+        """Fetch the losses of the last steps from the device. Raises: `Diverged`."""
+        if not self._waiting:
+            return
+        losses = (self.run.ranks.sum_(torch.stack(self._waiting).double()) / self.run.ranks.world).tolist()
+        self._waiting.clear()
+        self._fetched_s = time.monotonic()
+        self.state.losses += losses
+        for back, loss in enumerate(reversed(losses)):
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"The loss of step {self.state.step - back} of the stage {self.stage.kind!r} is {loss}. "
+                    "Lower learning_rate, or set clip_norm."
+                )
+        self.run.report.step(self.state.step, sum(losses) / len(losses), self._per_second(), self.objective.unit)
+
+    def _per_second(self) -> float:
+        return self._speed_steps * self.objective.per_step / max(self._speed_s, 1e-9)
+
+    def _validate(self) -> None:
+        """Judge the weights, or their average, and keep them where they are the best so far."""
+        self._fetch()
+        state, here = self.state, [one for one in self.state.history if one.stage == self.state.stage]
+        steps = state.step - (here[-1].step if here else 0)
+        with averaged(self.objective, self.outer.average):
+            judged = self._judged()
+            standing = Progress(
+                stage=state.stage,
+                kind=self.stage.kind,
+                step=state.step,
+                steps=self.stage.optimiser.steps,
+                loss=sum(state.losses[-steps:]) / steps,
+                validation=judged,
+                learning_rate=float(self.outer.optimiser.param_groups[0]["lr"]),
+                elapsed_s=state.elapsed_s + time.monotonic() - self._since_s,
+                per_second=self._per_second(),
+                unit=self.objective.unit,
+            )
+            if state.best_progress is None or judged.mean >= state.best_progress.validation.mean:
+                state.best_progress, state.best = standing, _copied(self.objective.weights())
+        state.history.append(standing)
+        self._speed_s, self._speed_steps = 0.0, 0
+        self.run.report.validated(standing)
+
+    def _judged(self) -> Accuracy:
+        frozen = isinstance(self.objective, EpisodesObjective) and self.objective.frozen
+        ranks = self.run.ranks
+        return evaluate(self.judge, self.pool, self.validation.judging, embedded=frozen, ranks=ranks)
+
+    def _kept(self) -> Weights:
+        with averaged(self.objective, self.outer.average):
+            return _copied(self.objective.weights())
 
 
-def learning_rate(plan: Optimiser, step: int) -> float:
-    """The learning rate of a step (from 0)."""
-    peak, place = plan.learning_rate, step
-    for length in plan.cycles:
-        if place < length:
-            break
-        peak, place = peak * plan.cycle_decay, place - length
-    warm = min(1.0, (place + 1) / plan.warmup_steps) if plan.warmup_steps else 1.0
-    cosine = (1 + math.cos(math.pi * place / length)) / 2
-    return peak * warm * max(cosine, plan.final_share)
+def _copied(weights: Weights) -> Weights:
+    """By value, on the CPU: training goes on without changing it."""
+    return {name: one.detach().to("cpu", copy=True) for name, one in weights.items()}

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from app.training import train_command
 from app.training.recipe import Recipe, recipe_from_dict
 from app.training.sampler import Pool
+from app.training.train import Pools
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +21,7 @@ def alphabet() -> Callable[[int, int], Pool]:
         coarse = torch.rand(classes, 1, 1, 4, 4, generator=generator) > 0.6
         shapes = coarse.float().repeat_interleave(7, -1).repeat_interleave(7, -2)
         noise = torch.rand(classes, 6, 1, 28, 28, generator=generator)
-        return Pool(((0.6 * shapes + 0.4 * noise) * 255).to(torch.uint8))
+        return Pool.of_classes(((0.6 * shapes + 0.4 * noise) * 255).to(torch.uint8))
 
     return make
 
@@ -33,9 +35,14 @@ def raw_recipe() -> dict[str, Any]:
         "data": {"name": "omniglot", "train": "train", "validation": "val", "test": "test"},
         "backbone": {"name": "conv4", "settings": {"filters": 8}},
         "learner": {"name": "protonet"},
-        "episodes": {"way": 5, "images": 3, "splits": 3},
-        "augmentation": {"shift_pixels": 1.0, "thick_share": 0.2},
-        "optimiser": {"cycles": [8, 4], "learning_rate": 0.01, "warmup_steps": 2},
+        "stages": [
+            {
+                "kind": "episodes",
+                "episodes": {"way": 5, "images": 3, "splits": 3},
+                "augmentation": {"shift_pixels": 1.0, "thick_share": 0.2},
+                "optimiser": {"cycles": [8, 4], "learning_rate": 0.01, "warmup_steps": 2},
+            }
+        ],
         "validation": {"every_steps": 6, "judging": {"way": 5, "shot": 1, "episodes": 20, "queries": 3}},
         "tests": [{"way": 5, "shot": 1, "episodes": 20, "queries": 3}],
         "card": {
@@ -49,8 +56,20 @@ def raw_recipe() -> dict[str, Any]:
 
 
 @pytest.fixture
+def pools(alphabet: Callable[[int, int], Pool]) -> Pools:
+    """12 classes that train, 8 that validate."""
+    return Pools(alphabet(12, 0), alphabet(8, 1))
+
+
+@pytest.fixture
 def recipe(raw_recipe: dict[str, Any]) -> Recipe:
     return recipe_from_dict(raw_recipe)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave no picture: drawing takes longer than these runs."""
+    monkeypatch.setattr(train_command, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
