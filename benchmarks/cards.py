@@ -4,57 +4,53 @@ Each learner runs with the card's own settings, beside the number that the card 
 measured rows into `card.json`. Every number is inductive.
 
 - Photographs: episodes of clothing, the support from its train part, the queries from its test part.
-- Texts: one support set of all intents, the published `train_5` or `train_10`, and every sentence of `test`.
-- Glyphs: as the recipe's `[[tests]]` say, by the same code that judged the checkpoint after its training. The
-  drawings are arrays of the network's own size already, so no image file is decoded.
+- Texts: one support set of all intents, the published `train_5` or `train_10`, and every sentence of `test`; of each
+  set by what the same recipe makes of the other.
+- What was trained here on images: as the recipe's `[[tests]]` say, by the same code that judged the checkpoint after
+  its training.
 """
 
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.resources import as_file, files
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from app.checkpoints.card import CARD_FILE, card_to_json, read_card
+from app.checkpoints.load import Checkpoint
 from app.config import bundled_models
 from app.core.episode import TaskState
 from app.services.catalogue import Candidate, Catalogue
+from app.services.heads import on_embeddings
 from app.training import datasets
-from app.training.evaluate import Accuracy
-from app.training.publish import judge_on_test
-from app.training.recipe import Judging, read_recipe
+from app.training.publish import learners_of
+from app.training.train_command import find_checkpoint, find_recipe
 from benchmarks import data
-from benchmarks.features import Embedded, catalogue_of, embedded_examples, embedded_queries, share_right
+from benchmarks.features import Embedded, catalogue_of, embedded_examples, share_right
+from benchmarks.scores import INTENTS, Score, episodes_of, intents_of, kit_of, scores_on_card
 from benchmarks.table import Row, arguments, mean_interval, show
 
-PHOTO, TEXT, GLYPH, VECTOR = "photo-efficientnet-lite0", "text-minilm", "glyph-conv4-protonet", "vector-identity"
-INTENTS: Final = {"clinc150": "CLINC150", "hwu64": "HWU64"}
+PHOTO: Final = "photo-efficientnet-lite0"
+SIBLINGS: Final = Path(__file__).with_name("checkpoints")
+TRANSFERS: Final = {"clinc150": "hwu64", "hwu64": "clinc150"}
 SEED, EPISODES, WAY, QUERIES = 0, 600, 5, 15
 
 
-@dataclass(frozen=True)
-class Score:
-    """A row of a card's `scores`, its keys in the card's order; accuracies are fractions of 1."""
+def names() -> list[str]:
+    """The bundled checkpoints."""
+    return sorted(path.parent.name for path in bundled_models().glob(f"*/{CARD_FILE}"))
 
-    dataset: str
-    way: int
-    shot: int
-    learner: str
-    accuracy: float
-    interval_95: float
-    episodes: int
-    seed: int
-    transductive: bool
-    external_pretraining: str | None
 
-    @property
-    def measure(self) -> tuple[str, int, int, str]:
-        """What was measured, without the outcome."""
-        return self.dataset, self.way, self.shot, self.learner
+def measured(name: str) -> list[Score]:
+    """The scores of a bundled checkpoint, measured now."""
+    if name == PHOTO:
+        return list(photographs())
+    checkpoint = find_checkpoint(name, [bundled_models()])
+    if checkpoint.card.modality == "text":
+        return list(transferred(name))
+    return trained(checkpoint) if checkpoint.card.modality == "image" else []
 
 
 def photographs(shots: Sequence[int] = (1, 5), episodes: int = EPISODES) -> Iterator[Score]:
@@ -77,60 +73,46 @@ def photographs(shots: Sequence[int] = (1, 5), episodes: int = EPISODES) -> Iter
 
 
 def intents(
-    sets: Sequence[str] = tuple(INTENTS), shots: Sequence[int] = (5, 10), only: str | None = None
+    checkpoint: Checkpoint,
+    sets: Sequence[str] = tuple(INTENTS),
+    shots: Sequence[int] = (5, 10),
+    only: str | None = None,
 ) -> Iterator[Score]:
     """All intents at once, a published support set and all test sentences; `only` this learner where named."""
-    catalogue = catalogue_of(TEXT)
-    kit, learners = catalogue.kit(TEXT), _learners(catalogue, TEXT)
-    for name in sets:
-        sentences = data.sentences(name, "test")
-        queries = embedded_queries(kit, [text for text, _ in sentences])
-        for shot in shots:
-            part = f"train_{shot}"
-            support = embedded_examples(kit, data.sentences(name, part))
-            wanted = torch.tensor([support.names.index(label) for _, label in sentences])
-            dataset = f"{INTENTS[name]} ({part} to test, {len(sentences):,} sentences)"
-            for one in learners:
-                if only in (None, one.name):
-                    share = share_right(one, _fitted(one, support), queries, wanted)
-                    half = 1.96 * math.sqrt(share * (1 - share) / len(sentences))
-                    pretraining = "1.17 billion sentence pairs (all-MiniLM-L6-v2)"
-                    yield _score(dataset, support.way, shot, one.name, share, half, 1, pretraining)
+    served = {name: one for name, one in learners_of(checkpoint).items() if only in (None, name)}
+    return (one.score for one in intents_of(checkpoint, served, sets, shots, _tell))
 
 
-def glyphs() -> Iterator[Score]:
+def transferred(name: str) -> Iterator[Score]:
+    """Each set of intents, judged by what the same recipe makes of the other set alone: `benchmarks/checkpoints/`.
+
+    The bundled checkpoint was trained on both, so that neither can judge it.
+    """
+    for judged, trained_on in TRANSFERS.items():
+        sibling = find_checkpoint(str(SIBLINGS / f"{name}-{trained_on}"), [])
+        for score in intents(sibling, [judged]):
+            how = f"; by the same recipe, trained on {INTENTS[trained_on]} alone)"
+            yield replace(score, dataset=score.dataset.removesuffix(")") + how)
+
+
+def trained(checkpoint: Checkpoint) -> list[Score]:
     """The recipe's own tests on the test classes, with the learners as the card sets them now."""
-    checkpoint = catalogue_of(GLYPH).kit(GLYPH).checkpoint
-    with as_file(files("app.training") / "recipes" / f"{GLYPH}.toml") as path:
-        recipe = read_recipe(path)
-    recipe = replace(recipe, card=replace(recipe.card, learners=checkpoint.card.learners))
-    pool = datasets.load(recipe.data.name, data.data_dir(), recipe.data.test)
-    return (_as_score(row) for row in judge_on_test(recipe, checkpoint.backbone, pool, _unheard))
-
-
-def vectors() -> Iterator[Score]:
-    """Nothing: there are no weights to judge."""
-    return iter(())
-
-
-MEASURES: Final[dict[str, Callable[[], Iterator[Score]]]] = {
-    GLYPH: glyphs,
-    PHOTO: photographs,
-    TEXT: intents,
-    VECTOR: vectors,
-}
+    recipe = find_recipe(checkpoint.card.name)
+    pool = datasets.load(recipe.data, data.data_dir(), "test", kit_of(checkpoint).codec)
+    title = recipe.data.title("test")
+    return episodes_of(checkpoint, learners_of(checkpoint), pool, recipe.tests, title, _tell)
 
 
 def stored(name: str) -> list[Score]:
     """The rows that the checkpoint's card holds."""
-    return [_as_score(dict(row)) for row in read_card(_card_path(name)).scores]
+    return scores_on_card(read_card(_card_path(name)).scores)
 
 
-def compared(name: str, measured: Sequence[Score], before: Sequence[Score]) -> list[Row]:
+def compared(name: str, scores: Sequence[Score], before: Sequence[Score]) -> list[Row]:
     """Rows of the table: what was measured, with what the card says of the same in the note."""
     said = {score.measure: score for score in before}
     rows = []
-    for score in measured:
+    for score in scores:
         label = f"{name}: {score.dataset.split(' (')[0]} {score.way}-way {score.shot}-shot, {score.learner}"
         old = said.get(score.measure)
         note = "not on the card"
@@ -141,26 +123,27 @@ def compared(name: str, measured: Sequence[Score], before: Sequence[Score]) -> l
     return rows
 
 
-def write(name: str, measured: Sequence[Score]) -> None:
+def write(name: str, scores: Sequence[Score]) -> None:
     """Put the rows into the card, in place of all that it has."""
     path = _card_path(name)
-    card = replace(read_card(path), scores=tuple(asdict(score) for score in measured))
+    card = replace(read_card(path), scores=tuple(asdict(score) for score in scores))
     path.write_text(card_to_json(card), encoding="utf-8")
 
 
 def main() -> None:
     """Measure the named checkpoints."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("names", nargs="*", default=list(MEASURES), choices=[*MEASURES, []], help="which checkpoints")
+    known = names()
+    parser.add_argument("names", nargs="*", default=[], choices=[*known, []], help="which; all when left out")
     parser.add_argument("--write", action="store_true", help="put the measured rows into the cards")
     options = parser.parse_args()
     rows: list[Row] = []
-    for name in options.names:
-        measured = list(MEASURES[name]())
-        rows += compared(name, measured, stored(name))
+    for name in options.names or known:
+        found = measured(name)
+        rows += compared(name, found, stored(name))
         if options.write:
-            write(name, measured)
-            sys.stderr.write(f"wrote {len(measured)} rows into the card of {name}\n")
+            write(name, found)
+            _tell(f"wrote {len(found)} rows into the card of {name}")
     show("Scores on the cards of the bundled checkpoints (inductive)", rows, options.json)
 
 
@@ -171,7 +154,7 @@ def _learners(catalogue: Catalogue, name: str) -> list[Candidate]:
 
 @torch.no_grad()
 def _fitted(candidate: Candidate, support: Embedded) -> TaskState:
-    return candidate.learner.fit(support.features, support.labels, support.way)
+    return on_embeddings(candidate.learner).fit(support.features, support.labels, support.way)
 
 
 def _episode(train: Embedded, test: Embedded, shot: int, generator: torch.Generator) -> tuple[Embedded, Embedded]:
@@ -196,12 +179,8 @@ def _score(
     return Score(dataset, way, shot, learner, round(share, 4), round(half, 4), episodes, SEED, False, pretraining)
 
 
-def _as_score(row: dict[str, Any]) -> Score:
-    return Score(**row)
-
-
-def _unheard(learner: str, judging: Judging, accuracy: Accuracy) -> None:
-    del learner, judging, accuracy
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _card_path(name: str) -> Path:

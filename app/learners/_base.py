@@ -39,6 +39,8 @@ class Learner(nn.Module, ABC, Generic[S]):
     learnable: ClassVar[tuple[str, ...]] = ()
     vmaps: ClassVar[bool] = False
     """Whether there is a `vmapped_loss`."""
+    by_name_only: ClassVar[bool] = False
+    """Whether `auto` passes it over, because judging it costs more than judging all the others."""
     training_progress: float = 0.0
     """The share of the meta-training that is done, 0 to 1: the loop sets it before each step."""
 

@@ -80,6 +80,7 @@ class SVM(EmbeddingLearner[SVMSettings]):
     paper: ClassVar[str] = "Lee et al., CVPR 2019, arXiv:1904.03758 (MetaOptNet-SVM)"
     cost: ClassVar[str] = "one pass over the support set; some 15 * way * s^3 to fit; way * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = SVMSettings
+    by_name_only: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("regularisation", "scale")
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:

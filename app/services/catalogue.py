@@ -126,8 +126,8 @@ class Catalogue:
     def candidates(self, kit: Kit, learner: str, settings: Mapping[str, object]) -> list[Candidate]:
         """The learners to fit: the one that is named, or for `auto` those to choose among.
 
-        `auto` tries learners on embeddings alone: one that adapts weights costs too much to try. Where the card has
-        no other kind, `auto` is its first learner. Raises `UnknownName`, `InvalidSetting`.
+        `auto` tries learners on embeddings alone, and none that is for asking by name: to try the others costs too
+        much. Where the card has no such learner, `auto` is its first. Raises `UnknownName`, `InvalidSetting`.
         """
         served = kit.checkpoint.card.learners
         if learner == AUTO:
@@ -137,7 +137,7 @@ class Catalogue:
                     pointer="/learner_settings",
                 )
             every = [self.candidate(kit, name, {}) for name in served]
-            return [one for one in every if not one.adapts_weights] or every[:1]
+            return [one for one in every if not (one.adapts_weights or one.learner.by_name_only)] or every[:1]
         self.check_served(kit, learner)
         return [self.candidate(kit, learner, settings)]
 
