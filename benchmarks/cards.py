@@ -29,12 +29,10 @@ from app.training.publish import learners_of
 from app.training.train_command import find_checkpoint, find_recipe
 from benchmarks import data
 from benchmarks.features import Embedded, catalogue_of, embedded_examples, share_right
-from benchmarks.scores import INTENTS, Score, episodes_of, intents_of, kit_of, scores_on_card
+from benchmarks.scores import INTENTS, TRANSFERS, Score, episodes_of, intents_of, kit_of, scores_on_card, sibling_of
 from benchmarks.table import Row, arguments, mean_interval, show
 
 PHOTO: Final = "photo-efficientnet-lite0"
-SIBLINGS: Final = Path(__file__).with_name("checkpoints")
-TRANSFERS: Final = {"clinc150": "hwu64", "hwu64": "clinc150"}
 SEED, EPISODES, WAY, QUERIES = 0, 600, 5, 15
 
 
@@ -89,7 +87,8 @@ def transferred(name: str) -> Iterator[Score]:
     The bundled checkpoint was trained on both, so that neither can judge it.
     """
     for judged, trained_on in TRANSFERS.items():
-        sibling = find_checkpoint(str(SIBLINGS / f"{name}-{trained_on}"), [])
+        sibling = sibling_of(name, judged)
+        assert sibling is not None
         for score in intents(sibling, [judged]):
             how = f"; by the same recipe, trained on {INTENTS[trained_on]} alone)"
             yield replace(score, dataset=score.dataset.removesuffix(")") + how)

@@ -1,7 +1,7 @@
 """Embeddings by the product's own path: the codec, the backbone, and a learner of the catalogue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,20 +13,30 @@ from app.config import bundled_models
 from app.core.episode import TaskState
 from app.core.limits import Limits
 from app.services.catalogue import Candidate, Catalogue, Kit
+from app.services.heads import on_embeddings
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Labelled examples, embedded: row `i` has the label `names[labels[i]]`; `names` are sorted."""
+    """Labelled examples, embedded: row `i` has the label `names[labels[i]]`; `names` are sorted.
+
+    `inputs` are what was embedded, each in a size of its own. Queries are without labels and names.
+    """
 
     features: Float[Tensor, "n dim"]
-    labels: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " labels"]
     names: tuple[str, ...]
+    inputs: tuple[Tensor, ...] = field(default=(), repr=False)
 
     @property
     def way(self) -> int:
         """How many labels there are."""
         return len(self.names)
+
+    def of(self, rows: Int64[Tensor, " _"]) -> "Embedded":
+        """Some of the rows, under the same names."""
+        inputs = tuple(self.inputs[row] for row in rows.tolist()) if self.inputs else ()
+        return Embedded(self.features[rows], self.labels[rows], self.names, inputs)
 
 
 def catalogue_of(name: str) -> Catalogue:
@@ -42,12 +52,14 @@ def embedded_examples(kit: Kit, examples: Sequence[tuple[bytes | str, str]]) -> 
     found = decode_examples(kit.codec, [RawExample(label, _raw(one), "") for one, label in examples], Limits())
     names = sorted({one.label for one in found})
     labels = torch.tensor([names.index(one.label) for one in found])
-    return Embedded(_embedded(kit, [one.input.tensor for one in found]), labels, tuple(names))
+    inputs = tuple(one.input.tensor for one in found)
+    return Embedded(_embedded(kit, inputs), labels, tuple(names), inputs)
 
 
-def embedded_queries(kit: Kit, queries: Sequence[bytes | str]) -> Float[Tensor, "q dim"]:
+def embedded_queries(kit: Kit, queries: Sequence[bytes | str]) -> Embedded:
     """Embed files or texts in their order, each one: every query counts."""
-    return _embedded(kit, [kit.codec.decode(_raw(query)).tensor for query in queries])
+    inputs = tuple(kit.codec.decode(_raw(query)).tensor for query in queries)
+    return Embedded(_embedded(kit, inputs), torch.empty(0, dtype=torch.int64), (), inputs)
 
 
 def draw(labels: Int64[Tensor, " n"], shot: int, generator: torch.Generator) -> Int64[Tensor, " s"]:
@@ -60,7 +72,7 @@ def share_right(
     candidate: Candidate, state: TaskState, features: Float[Tensor, "q dim"], labels: Int64[Tensor, " q"]
 ) -> float:
     """The share of queries whose best label is theirs."""
-    return float((candidate.learner.score(state, features).argmax(1) == labels).double().mean())
+    return float((on_embeddings(candidate.learner).score(state, features).argmax(1) == labels).double().mean())
 
 
 def _raw(content: bytes | str) -> RawInput:

@@ -5,8 +5,8 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number. `interval_95` is half the width of its 95 % interval."""
+    """One measured number. `interval_95` is half the width of its 95 % interval; `columns` are more, by heading."""
 
     name: str
     value: float
@@ -26,6 +26,7 @@ class Row:
     better: Literal["higher", "lower"] = "higher"
     interval_95: float | None = None
     note: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -69,9 +70,10 @@ def machine() -> str:
 
 def show(title: str, rows: Sequence[Row], json_path: Path | None = None) -> None:
     """Print the table; write the JSON."""
-    console = Console(width=160, highlight=False)
     table = Table(title=f"{title}\n{machine()}", title_justify="left")
-    for heading in ("measure", "value", "+-", "unit", "goal", "", "note"):
+    console = Console(width=200 if any(row.columns for row in rows) else 160, highlight=False)
+    more = list(dict.fromkeys(heading for row in rows for heading in row.columns))
+    for heading in ("measure", "value", "+-", "unit", "goal", "", *more, "note"):
         table.add_column(heading, justify="right" if heading in ("value", "+-", "goal") else "left")
     for row in rows:
         sign = ">=" if row.better == "higher" else "<="
@@ -82,6 +84,7 @@ def show(title: str, rows: Sequence[Row], json_path: Path | None = None) -> None
             row.unit,
             "" if row.goal is None else f"{sign} {row.goal:g}",
             row.verdict,
+            *(row.columns.get(heading, "") for heading in more),
             row.note,
         )
     console.print(table)

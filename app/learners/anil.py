@@ -86,6 +86,7 @@ class Anil(EmbeddingLearner[AnilSettings]):
     paper: ClassVar[str] = "Raghu et al., ICLR 2020, arXiv:1909.09157"
     cost: ClassVar[str] = "one pass over the support set; 2 * steps * s * dim * way products to fit"
     Settings: ClassVar[type[LearnerSettings]] = AnilSettings
+    by_name_only: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("learning_rate", "temperature")
     vmaps: ClassVar[bool] = True
 

@@ -109,6 +109,7 @@ class LearnedOptimizer(EmbeddingLearner[LearnedOptimizerSettings]):
     paper: ClassVar[str] = "Andrychowicz et al., NeurIPS 2016, arXiv:1606.04474"
     cost: ClassVar[str] = "one pass over the support set; steps * dim * way * 12 hidden^2 products to fit"
     Settings: ClassVar[type[LearnerSettings]] = LearnedOptimizerSettings
+    by_name_only: ClassVar[bool] = True
     vmaps: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, settings: LearnedOptimizerSettings) -> None:

@@ -146,7 +146,7 @@ def test_a_card_says_what_it_was_trained_on(checkpoint: Checkpoint) -> None:
 def test_the_best_learner_had_not_seen_the_classes(checkpoint: Checkpoint) -> None:
     def judged(accuracy: float, learner: str, own_classes: bool) -> Judged:
         score = Score("HWU64", 64, 5, learner, accuracy, 0.01, 1, 0, False, None)
-        return Judged(checkpoint, "hwu64", (None, 5), score, own_classes)
+        return Judged(checkpoint, "hwu64", (None, 5), score, own_classes=own_classes)
 
     seen, unseen = judged(0.95, "logistic", True), judged(0.80, "ridge", False)
 
@@ -180,6 +180,17 @@ def test_the_command_prints_ours_beside_the_paper(
     assert row["columns"] == {"paper": "98.9 (Finn et al. 2017, transductive)", "external pretraining": "none"}
     assert rows["best: Omniglot 5-way 1-shot"]["goal"] == 99.5
     assert "fewer than 600" in capsys.readouterr().out
+
+
+def test_texts_that_were_trained_on_are_judged_by_what_the_recipe_makes_of_the_others() -> None:
+    bundled = find_checkpoint("text-minilm", [accuracy.bundled_models()])
+
+    for judged, trained in (("clinc150", "HWU64"), ("hwu64", "CLINC150")):
+        assert trained_on(bundled, f"text/{judged}")
+        judge, note, own = accuracy._text_judge(bundled, judged)
+        assert not trained_on(judge, f"text/{judged}")
+        assert (note, own) == (f"by the same recipe, trained on {trained} alone", False)
+        assert list(judge.card.learners) == list(bundled.card.learners)
 
 
 @pytest.mark.parametrize(
