@@ -93,7 +93,7 @@ def _judged(options: Options) -> list[Mapping[str, Any]]:
         for one in judgings:
             datasets.require(pool, one.way, one.shot + one.queries, data.title("test"))
         checkpoint.backbone.to(ranks.device)
-        chosen = _chosen(checkpoint, options)
+        chosen = {name: one.to(ranks.device) for name, one in _chosen(checkpoint, options).items()}
         pretraining = next((one["external_pretraining"] for one in checkpoint.card.scores), None)
         about = (data.title("test"), None if pretraining is None else str(pretraining))
         return judge_on_test(chosen, pool, judgings, about, _heard, ranks)

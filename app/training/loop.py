@@ -22,6 +22,7 @@ from app.training.report import Report
 from app.training.resume import RunState, Weights, fill_optimiser, optimiser_slots, save_state
 from app.training.sampler import Pool
 from app.training.stopping import Stopped, StopSign
+from app.training.workers import can_work
 
 _FETCH_EVERY_S: Final = 0.5
 
@@ -103,12 +104,14 @@ class StageLoop:
         wanted = self.state.mode or objective.plan.accumulate
         if wanted == "auto":
             wanted = "loop"
-            if can_vmap(objective):
+            if can_vmap(objective) or can_work(objective):
                 times = fastest_mode(objective)
                 wanted = self.run.ranks.leaders(min(times, key=lambda mode: times[mode]))
                 took = ", ".join(f"{mode} {1000 * seconds:.0f} ms" for mode, seconds in times.items())
                 self.run.report.say(f"accumulating by {wanted}: a step takes {took}")
         self.state.mode = wanted
+        if wanted == "workers":
+            return "workers" if can_work(objective) else "loop"
         return "vmap" if wanted == "vmap" else "loop"
 
     def _tend(self) -> None:

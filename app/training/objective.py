@@ -19,7 +19,7 @@ from app.training.parallel import Ranks
 from app.training.recipe import Episodes, Stage
 from app.training.sampler import Pool, draw, episode_generator, to_episode
 
-Mode = Literal["loop", "vmap"]
+Mode = Literal["loop", "workers", "vmap"]
 
 _BACKBONE = "learner.backbone."
 
@@ -142,6 +142,12 @@ class EpisodesObjective(Objective):
                 episodes = [to_episode(one, self.plan.shot, turn) for one in drawn for turn in range(self.plan.splits)]
                 return self.learner.vmapped_loss(episodes) * (weight * len(numbers))
             return torch.stack([self._loss(one) for one in drawn]).sum() * weight
+
+    def alone(self, number: int) -> Float[Tensor, ""]:
+        """`forward` of one episode, for a network that draws nothing: torch's global generators are left alone."""
+        drawn = self._drawn(episode_generator(self.seed, number))
+        with self.autocast():
+            return self._loss(drawn) * (self.ranks.world / self.per_step)
 
     def _drawn(self, generator: torch.Generator) -> Tensor:
         """The examples of one episode (way, images, ...), changed at random."""

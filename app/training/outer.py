@@ -1,6 +1,7 @@
 """One step of the outer loop: the gradients of a step's parts, summed, and one update."""
 
 import math
+import statistics
 import time
 from contextlib import nullcontext
 from typing import Final, final, get_args
@@ -16,6 +17,7 @@ from app.training.objective import EpisodesObjective, Mode, Objective
 from app.training.recipe import Optimiser
 from app.training.running import RunningStatistics
 from app.training.schedule import clip, new_optimiser, set_learning_rate
+from app.training.workers import DrawsAtRandom, Workers, can_work
 
 _ROUNDS: Final = 3
 _HOPELESS: Final = 3.0
@@ -38,6 +40,7 @@ class OuterLoop:
         self.optimiser = new_optimiser(plan, objective.network_parameters(), objective.own_parameters())
         self.average = Average(objective, plan.ema_decay) if plan.ema_decay else None
         self._statistics = RunningStatistics(objective, ranks)
+        self._workers: Workers | None = None
         self._module: nn.Module = objective
         if ranks.world > 1:
             # Running statistics are shared by ours; a learner may leave a parameter out of an episode.
@@ -60,6 +63,10 @@ class OuterLoop:
         parts = self.objective.parts(number)
         losses = []
         self._statistics.begin(len(parts))
+        if isinstance(self.objective, EpisodesObjective) and self.objective.mode == "workers":
+            self._workers = self._workers or Workers(self.objective)
+            losses.append(self._workers.gradients(parts, self._statistics))
+            parts = []
         for place, part in enumerate(parts):
             waits = isinstance(self._module, DistributedDataParallel) and place < len(parts) - 1
             with self._module.no_sync() if waits else nullcontext():  # type: ignore[operator]
@@ -76,7 +83,8 @@ def fastest_mode(objective: EpisodesObjective) -> dict[Mode, float]:
 
     Nothing is changed: gradients are thrown away, running statistics put back, episodes drawn by their numbers.
     """
-    modes = [one for one in get_args(Mode) if one == "loop" or can_vmap(objective)]
+    able = {"loop": True, "workers": can_work(objective), "vmap": can_vmap(objective)}
+    modes: list[Mode] = [one for one in get_args(Mode) if able[one]]
     before = {name: one.clone() for name, one in objective.named_buffers()}
     chosen = objective.mode
     found: dict[Mode, float] = {}
@@ -101,20 +109,27 @@ def can_vmap(objective: EpisodesObjective) -> bool:
 
 
 def _seconds(objective: EpisodesObjective, best: float) -> float:
-    """The least of a few rounds, the first of which may set things up; infinity where memory does not suffice."""
-    least = math.inf
+    """The median of a few rounds, the first of which may set things up; infinity where memory does not suffice.
+
+    The median, because the best case of cores that wait for each other comes rarely on a machine that does more.
+    """
+    found: list[float] = []
+    workers = Workers(objective) if objective.mode == "workers" else None
     for _ in range(_ROUNDS):
         started = time.perf_counter()
         try:
-            for part in objective.parts(0):
-                objective(part).backward()
-        except torch.OutOfMemoryError:
+            if workers is not None:
+                workers.gradients(objective.parts(0), RunningStatistics(objective, objective.ranks))
+            else:
+                for part in objective.parts(0):
+                    objective(part).backward()
+        except (torch.OutOfMemoryError, DrawsAtRandom):
             return math.inf
         finally:
             objective.zero_grad()
         if objective.ranks.device.type == "cuda":
             torch.cuda.synchronize(objective.ranks.device)
-        least = min(least, time.perf_counter() - started)
-        if least > _HOPELESS * best:
+        found.append(time.perf_counter() - started)
+        if min(found) > _HOPELESS * best:
             break
-    return least
+    return statistics.median(found)

@@ -13,7 +13,7 @@ from app.training.strict import check, section
 
 __all__ = ["Augmentation", "BadRecipe", "Data", "Recipe", "read_recipe", "recipe_from_dict"]
 
-Accumulate: TypeAlias = Literal["auto", "loop", "vmap"]
+Accumulate: TypeAlias = Literal["auto", "loop", "workers", "vmap"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Episodes:
     Of `way` classes, `images` examples each are drawn (or `shot` + `queries`) and then split `splits` times, each
     time with another `shot` of them as the support and the rest as the queries. A learner on embeddings embeds them
     once for all splits. A step takes `meta_batch` episodes; `accumulate` says how their gradients are summed: one
-    backward an episode ("loop"), all tasks at once where the learner can ("vmap"), or what is faster here ("auto").
+    backward an episode ("loop"), the same on a thread for each core ("workers", on a CPU), all tasks at once where the
+    learner can ("vmap"), or what is faster here ("auto").
     """
 
     way: int

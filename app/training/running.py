@@ -44,6 +44,14 @@ class RunningStatistics:
             one.copy_(start)
 
     @torch.no_grad()
+    def join(self, other: "RunningStatistics") -> None:
+        """Count in the parts that another one of the same step took, on statistics of its own."""
+        if self._active:
+            self._moved.add_(other._moved)
+            for count, its in zip(self._counts, other._counts, strict=True):
+                count.copy_(torch.maximum(count, its))
+
+    @torch.no_grad()
     def finish(self) -> None:
         """The step is done."""
         if not self._active:
