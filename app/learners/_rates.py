@@ -1,16 +1,20 @@
-"""Settings and learned rates that MAML and Proto-MAML share."""
+"""Settings, learned rates and the descent that MAML and Proto-MAML share."""
 
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
-from app.learners._inner_loop import BACKBONE, BIAS, WEIGHT
-from app.learners._weights import WeightSettings
+from app.backbones._base import Backbone
+from app.learners._inner_loop import BACKBONE, BIAS, WEIGHT, Update, at_rates, step_shares
+from app.learners._weights import WeightLearner, WeightSettings
 
 HEAD = (WEIGHT, BIAS)
+
+M = TypeVar("M", bound="SecondOrderSettings")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,33 @@ class StepRates(nn.Module):
     def forward(self, step: int) -> dict[str, Tensor]:
         """The factors at a step (from 0), each a tensor of one number."""
         return dict(zip(self.names, self.logs[min(step, len(self.logs) - 1)].exp().unbind(), strict=True))
+
+
+class SecondOrderLearner(WeightLearner[M], ABC):
+    """Descends at a rate for the backbone's weights and one for the head's, and is trained through the descent.
+
+    Both rates are meta-trained: what inherits from it names them in `learnable`.
+    """
+
+    def __init__(self, backbone: Backbone, settings: M) -> None:
+        super().__init__(backbone, settings)
+        self.rates = StepRates([*self.weights(), *HEAD], settings.training_steps) if settings.learned_rates else None
+
+    @property
+    def second_order(self) -> bool:
+        """Neither first order for good, nor still."""
+        return not self.settings.first_order and self.training_progress >= self.settings.first_order_until
+
+    def query_shares(self, steps: int) -> Sequence[float]:
+        """The last step counts; in the beginning the others too, with `multi_step_until`."""
+        return step_shares(steps, self.settings.multi_step_until, self.training_progress)
+
+    def descent(self, like: Tensor) -> Update:
+        """The steps, at rates in the type of `like`."""
+        rate, head_rate = (self.value(name).to(like) for name in ("learning_rate", "head_learning_rate"))
+        rates = rates_at([*self.weights(), *HEAD], rate, head_rate)
+        factors = self.rates
+        return at_rates(lambda step: rates if factors is None else scaled(rates, factors(step)))
 
 
 def rates_at(names: Sequence[str], backbone: Tensor, head: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """MAML: weights from which a few steps of gradient descent make a classifier."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from app.backbones._base import Backbone
 from app.core.errors import InvalidSetting
 from app.learners._base import LearnerSettings
-from app.learners._inner_loop import BIAS, WEIGHT, Update, Weights, at_rates, step_shares
-from app.learners._rates import HEAD, SecondOrderSettings, StepRates, rates_at, scaled
-from app.learners._weights import Features, WeightLearner
+from app.learners._inner_loop import BIAS, WEIGHT, Update, Weights
+from app.learners._rates import SecondOrderLearner, SecondOrderSettings
+from app.learners._weights import Features
 
 
 @final
@@ -33,7 +32,7 @@ class MamlSettings(SecondOrderSettings):
 
 
 @final
-class Maml(WeightLearner[MamlSettings]):
+class Maml(SecondOrderLearner[MamlSettings]):
     """Moves all weights by a few steps of gradient descent on the support set.
 
     A step is w <- w - rate grad L(w), L the mean cross-entropy of the support set (averaged within each class first,
@@ -67,7 +66,6 @@ class Maml(WeightLearner[MamlSettings]):
 
     def __init__(self, backbone: Backbone, settings: MamlSettings) -> None:
         super().__init__(backbone, settings)
-        self.rates = StepRates([*self.weights(), *HEAD], settings.training_steps) if settings.learned_rates else None
         if settings.head == "fixed":
             if backbone.dim is None:
                 raise InvalidSetting("A backbone whose dim is that of its input has no fixed head.", pointer="/head")
@@ -85,24 +83,9 @@ class Maml(WeightLearner[MamlSettings]):
         """The shared head starts at zero."""
         return self.settings.head == "shared"
 
-    @property
-    def second_order(self) -> bool:
-        """Neither first order for good, nor still."""
-        return not self.settings.first_order and self.training_progress >= self.settings.first_order_until
-
-    def query_shares(self, steps: int) -> Sequence[float]:
-        """The last step counts; in the beginning the others too, with `multi_step_until`."""
-        return step_shares(steps, self.settings.multi_step_until, self.training_progress)
-
     def begin(self, features: Features, shares: Float[Tensor, "*t s way"]) -> tuple[Weights, Update]:
         """Start at the meta-trained rows or at zero, and descend."""
         head = self.zero_head(features, shares)
         if self.settings.head == "fixed":
-            head = {WEIGHT: self.head.weight, BIAS: self.head.bias}
-        return head, self._descent(shares)
-
-    def _descent(self, like: Tensor) -> Update:
-        rate, head_rate = (self.value(name).to(like) for name in ("learning_rate", "head_learning_rate"))
-        rates = rates_at([*self.weights(), *HEAD], rate, head_rate)
-        factors = self.rates
-        return at_rates(lambda step: rates if factors is None else scaled(rates, factors(step)))
+            head = {WEIGHT: self.head.weight.to(shares), BIAS: self.head.bias.to(shares)}
+        return head, self.descent(shares)

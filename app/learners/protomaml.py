@@ -1,17 +1,15 @@
 """Proto-MAML: MAML whose head starts at the class means."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from app.backbones._base import Backbone
 from app.learners._base import LearnerSettings
-from app.learners._inner_loop import Update, Weights, at_rates, prototype_head, step_shares
-from app.learners._rates import HEAD, SecondOrderSettings, StepRates, rates_at, scaled
-from app.learners._weights import Features, WeightLearner
+from app.learners._inner_loop import Update, Weights, prototype_head
+from app.learners._rates import SecondOrderLearner, SecondOrderSettings
+from app.learners._weights import Features
 
 
 @final
@@ -19,10 +17,6 @@ from app.learners._weights import Features, WeightLearner
 class ProtoMamlSettings(SecondOrderSettings):
     """Settings of `ProtoMaml`."""
 
-    learning_rate: float = field(
-        default=0.01,
-        metadata={"description": "Inner learning rate of the backbone's weights.", "above": 0.0, "maximum": 1e3},
-    )
     head_learning_rate: float = field(
         default=0.01, metadata={"description": "Inner learning rate of the head.", "above": 0.0, "maximum": 1e3}
     )
@@ -33,7 +27,7 @@ class ProtoMamlSettings(SecondOrderSettings):
 
 
 @final
-class ProtoMaml(WeightLearner[ProtoMamlSettings]):
+class ProtoMaml(SecondOrderLearner[ProtoMamlSettings]):
     """Starts the head at the class means p, as temperature (2 p x - |p|^2), and descends as MAML does.
 
     Without a step the scores are those of a Prototypical Network; so any way is served, and the numbering of the
@@ -55,26 +49,7 @@ class ProtoMaml(WeightLearner[ProtoMamlSettings]):
     learnable: ClassVar[tuple[str, ...]] = ("learning_rate", "head_learning_rate", "temperature")
     vmaps: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone, settings: ProtoMamlSettings) -> None:
-        super().__init__(backbone, settings)
-        self.rates = StepRates([*self.weights(), *HEAD], settings.training_steps) if settings.learned_rates else None
-
-    @property
-    def second_order(self) -> bool:
-        """Neither first order for good, nor still."""
-        return not self.settings.first_order and self.training_progress >= self.settings.first_order_until
-
-    def query_shares(self, steps: int) -> Sequence[float]:
-        """The last step counts; in the beginning the others too, with `multi_step_until`."""
-        return step_shares(steps, self.settings.multi_step_until, self.training_progress)
-
     def begin(self, features: Features, shares: Float[Tensor, "*t s way"]) -> tuple[Weights, Update]:
         """Start at the prototypes, and descend."""
         head = prototype_head(features(), shares, self.value("temperature"))
-        return head, self._descent(shares)
-
-    def _descent(self, like: Tensor) -> Update:
-        rate, head_rate = (self.value(name).to(like) for name in ("learning_rate", "head_learning_rate"))
-        rates = rates_at([*self.weights(), *HEAD], rate, head_rate)
-        factors = self.rates
-        return at_rates(lambda step: rates if factors is None else scaled(rates, factors(step)))
+        return head, self.descent(shares)

@@ -96,9 +96,9 @@ class Reptile(WeightLearner[ReptileSettings]):
         with torch.no_grad():
             losses, phi = self._trained(episode)
         gaps = [((one - phi[name]).detach() * (one - one.detach())).sum() for name, one in self.weights().items()]
-        loss = torch.stack(losses).mean()
+        loss = torch.stack(losses).mean() + sum(gaps)
         self.refuse_unless(bool(loss.isfinite()))
-        return loss + sum(gaps)
+        return loss
 
     def _trained(self, episode: Episode) -> tuple[list[Tensor], Weights]:
         """The inner loop of meta-training: the losses, and the weights that it leads to."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from app.core.episode import Episode, TaskState
 from app.learners._base import EmbeddingLearner, Learner
+from app.learners._inner_loop import Diverged
 from app.training.embedding import device_of, embed_pool
 from app.training.parallel import ALONE, Ranks
 from app.training.recipe import Judging
@@ -36,7 +37,8 @@ def evaluate(
 
     A learner on embeddings embeds each example once, however many episodes it is in; `embedded` says that the pool
     holds embeddings already. Other learners adapt to each episode's raw support set. Each rank takes its share of the
-    episodes, which are the same whatever their number.
+    episodes, which are the same whatever their number. In an episode whose inner loop diverges all classes score the
+    same, so that its answers are worth chance.
     Raises: `ValueError` where the pool is too small.
     """
     was_training = learner.training
@@ -71,4 +73,7 @@ def _logits(learner: Learner[Any], episode: Episode) -> Tensor:
     if isinstance(learner, EmbeddingLearner):
         state: TaskState = learner.fit(support.inputs, support.labels, support.way)
         return learner.score(state, episode.query_inputs)
-    return learner.logits(learner.adapt(support), episode.query_inputs)
+    try:
+        return learner.logits(learner.adapt(support), episode.query_inputs)
+    except Diverged:
+        return episode.query_labels.new_zeros(len(episode.query_labels), support.way, dtype=torch.float32)

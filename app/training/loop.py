@@ -25,10 +25,14 @@ from app.training.stopping import Stopped, StopSign
 from app.training.workers import can_work
 
 _FETCH_EVERY_S: Final = 0.5
+_LAST_STEPS: Final = 100
+"""Where more than half of the episodes of so many steps diverged, a run ends."""
+_FIRST_STEPS: Final = 10
+"""Before so many steps it does not: too few to judge by."""
 
 
 class Diverged(Invalid):
-    """A loss that is no number."""
+    """A loss that is no number, or an inner loop that diverged too often."""
 
     code = "diverged"
     title = "The training diverged"
@@ -83,6 +87,7 @@ class StageLoop:
             started_s = time.monotonic()
             self._waiting.append(self.outer.step(state.step))
             state.step += 1
+            self._count(self.outer.left_out)
             self._speed_steps += 1
             self._speed_s += time.monotonic() - started_s
             if state.step % self.every_steps == 0 or state.step == steps:
@@ -134,6 +139,31 @@ class StageLoop:
         if self.run.ranks.leads and self.run.folder is not None:
             save_state(self.run.folder, self.state)
 
+    def _count(self, left_out: int) -> None:
+        """Note how many episodes of a step diverged. Raises: `Diverged` where they are too many of late."""
+        if not left_out:
+            return
+        state = self.state
+        state.left_out.append([state.step, left_out])
+        lately = sum(count for step, count in state.left_out if step > state.step - _LAST_STEPS)
+        steps = min(state.step, _LAST_STEPS)
+        if steps < _FIRST_STEPS or 2 * lately <= steps * self.objective.per_step:
+            return
+        raise Diverged(
+            f"Of the episodes of the last {steps} steps, more than half ({lately}) diverged by step {state.step} of "
+            f"the stage {self.stage.kind!r}. Lower learning_rate in the learner's settings, or training_steps; where "
+            "it went well until training moved the weights, the optimiser's learning_rate."
+        )
+
+    def _left_out(self) -> int:
+        """How many episodes diverged since the last validation."""
+        since = max((one.step for one in self.state.history if one.stage == self.state.stage), default=0)
+        return sum(count for step, count in self.state.left_out if step > since)
+
+    def _tell_left_out(self) -> None:
+        if self._left_out():
+            self.run.report.left_out(self._left_out())
+
     def _fetch(self) -> None:
         """Fetch the losses of the last steps from the device. Raises: `Diverged`."""
         if not self._waiting:
@@ -148,6 +178,7 @@ class StageLoop:
                     f"The loss of step {self.state.step - back} of the stage {self.stage.kind!r} is {loss}. "
                     "Lower learning_rate, or set clip_norm."
                 )
+        self._tell_left_out()
         self.run.report.step(self.state.step, sum(losses) / len(losses), self._per_second(), self.objective.unit)
 
     def _per_second(self) -> float:
@@ -171,10 +202,13 @@ class StageLoop:
                 elapsed_s=state.elapsed_s + time.monotonic() - self._since_s,
                 per_second=self._per_second(),
                 unit=self.objective.unit,
+                diverged=self._left_out(),
             )
             if state.best_progress is None or judged.mean >= state.best_progress.validation.mean:
                 state.best_progress, state.best = standing, _copied(self.objective.weights())
+        self._tell_left_out()
         state.history.append(standing)
+        state.left_out = [one for one in state.left_out if one[0] > state.step - _LAST_STEPS]
         self._speed_s, self._speed_steps = 0.0, 0
         self.run.report.validated(standing)
 

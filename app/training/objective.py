@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from app.backbones._base import Backbone
 from app.core.episode import Episode
 from app.learners._base import EmbeddingLearner, Learner
+from app.learners._inner_loop import Diverged
 from app.training.augment import augment
 from app.training.data_section import Augmentation
 from app.training.embedding import trimmed, widened
@@ -28,7 +29,8 @@ class Objective(nn.Module, ABC):
     """A module whose parameters are what a stage trains, and whose forward is a loss.
 
     `unit` is what it counts a step in ("episodes", "examples"), `per_step` how many of them a step takes over all
-    ranks. Draws depend on the seed and a number alone: not on the rank, nor on what was drawn before.
+    ranks. Draws depend on the seed and a number alone: not on the rank, nor on what was drawn before. `diverged` counts
+    this rank's episodes of a step that were left out; there are none where `may_diverge` is false.
     """
 
     unit: ClassVar[str]
@@ -39,7 +41,13 @@ class Objective(nn.Module, ABC):
         self.stage = stage
         self.seed = seed
         self.ranks = ranks
+        self.diverged = 0
         self.amp = stage.optimiser.amp == "on" or (stage.optimiser.amp == "gpu" and ranks.device.type == "cuda")
+
+    @property
+    def may_diverge(self) -> bool:
+        """Whether a part of a step can be left out."""
+        return False
 
     @abstractmethod
     def parts(self, step: int) -> list[list[int]]:
@@ -86,7 +94,8 @@ class EpisodesObjective(Objective):
 
     A learner on embeddings sees the support and the queries of an episode in one pass: batch normalisation takes its
     statistics from both, but never from another episode, so that the gradient is the same however the episodes are
-    shared out. `frozen`: the pool holds embeddings, and the network is left out.
+    shared out. An episode whose inner loop diverges (the learner's `Diverged`) adds nothing, and is counted. `frozen`:
+    the pool holds embeddings, and the network is left out.
     """
 
     unit = "episodes"
@@ -107,6 +116,11 @@ class EpisodesObjective(Objective):
     def network(self) -> Backbone:
         """The learner's backbone."""
         return self.learner.backbone
+
+    @property
+    def may_diverge(self) -> bool:
+        """Whether the learner has an inner loop that refuses numbers that are not finite."""
+        return not isinstance(self.learner, EmbeddingLearner)
 
     def set_progress(self, done: float) -> None:
         """Some learners change their loss as training goes on."""
@@ -139,20 +153,34 @@ class EpisodesObjective(Objective):
         drawn = [self._drawn(generator) for generator in generators]
         with seeded(generators[0], self.ranks.device), self.autocast():
             if self.mode == "vmap":
-                episodes = [to_episode(one, self.plan.shot, turn) for one in drawn for turn in range(self.plan.splits)]
-                return self.learner.vmapped_loss(episodes) * (weight * len(numbers))
-            return torch.stack([self._loss(one) for one in drawn]).sum() * weight
+                # A task that diverges would spoil the slopes of those beside it: then they go one after the other.
+                with suppress(Diverged):
+                    return self._side_by_side(drawn) * (weight * len(numbers))
+            return torch.stack([self._loss_or_nothing(one) for one in drawn]).sum() * weight
 
     def alone(self, number: int) -> Float[Tensor, ""]:
         """`forward` of one episode, for a network that draws nothing: torch's global generators are left alone."""
         drawn = self._drawn(episode_generator(self.seed, number))
         with self.autocast():
-            return self._loss(drawn) * (self.ranks.world / self.per_step)
+            return self._loss_or_nothing(drawn) * (self.ranks.world / self.per_step)
 
     def _drawn(self, generator: torch.Generator) -> Tensor:
         """The examples of one episode (way, images, ...), changed at random."""
         rows = draw(self.pool, self.plan.way, self.plan.each, generator)
         return changed(self.pool.take(rows).to(self.ranks.device), self.stage.augmentation, generator)
+
+    def _side_by_side(self, drawn: Sequence[Tensor]) -> Tensor:
+        """Mean over all splits of all episodes."""
+        episodes = [to_episode(one, self.plan.shot, turn) for one in drawn for turn in range(self.plan.splits)]
+        return self.learner.vmapped_loss(episodes)
+
+    def _loss_or_nothing(self, inputs: Tensor) -> Tensor:
+        """`_loss`; of an episode that diverged a zero, whose gradient is zero: data parallel training wants one."""
+        try:
+            return self._loss(inputs)
+        except Diverged:
+            self.diverged += 1
+            return next(one for one in self.parameters() if one.requires_grad).flatten()[:0].sum()
 
     def _loss(self, inputs: Tensor) -> Tensor:
         """Mean over the splits of one episode."""

@@ -29,6 +29,8 @@ class OuterLoop:
     """Takes steps. It holds the optimiser and the average of the weights, and knows nothing of validation.
 
     Several ranks go through torch's own DistributedDataParallel: the gradients of a step are those of one process.
+    `left_out` says how many episodes of the last step diverged, over all ranks; its loss and its gradients are means
+    over the others, and zero where there are none.
     """
 
     def __init__(self, objective: Objective, plan: Optimiser) -> None:
@@ -40,6 +42,7 @@ class OuterLoop:
         self.optimiser = new_optimiser(plan, objective.network_parameters(), objective.own_parameters())
         self.average = Average(objective, plan.ema_decay) if plan.ema_decay else None
         self._statistics = RunningStatistics(objective, ranks)
+        self.left_out = 0
         self._workers: Workers | None = None
         self._module: nn.Module = objective
         if ranks.world > 1:
@@ -59,6 +62,7 @@ class OuterLoop:
     def gradients(self, number: int) -> Tensor:
         """The loss of a step; its gradients are left in the parameters."""
         self.objective.set_progress(number / self.plan.steps)
+        self.objective.diverged = 0
         self.optimiser.zero_grad()
         parts = self.objective.parts(number)
         losses = []
@@ -75,7 +79,20 @@ class OuterLoop:
             losses.append(loss.detach())
             self._statistics.take(len(part))
         self._statistics.finish()
-        return torch.stack(losses).sum()
+        return self._mean_of_the_rest(torch.stack(losses).sum())
+
+    def _mean_of_the_rest(self, loss: Tensor) -> Tensor:
+        """Spread the weight of the episodes that diverged over the others; returns their loss."""
+        if not self.objective.may_diverge:
+            return loss
+        self.left_out = self.objective.ranks.total(self.objective.diverged)
+        if self.left_out in {0, self.objective.per_step}:
+            return loss
+        factor = self.objective.per_step / (self.objective.per_step - self.left_out)
+        for one in self.objective.parameters():
+            if one.grad is not None:
+                one.grad *= factor
+        return loss * factor
 
 
 def fastest_mode(objective: EpisodesObjective) -> dict[Mode, float]:

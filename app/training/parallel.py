@@ -47,6 +47,10 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
+    def total(self, count: int) -> int:
+        """The sum of what the processes count; all get the same."""
+        return int(self.sum_(torch.tensor(count, device=self.device))) if self.world > 1 else count
+
     def any(self, *said: bool) -> tuple[bool, ...]:
         """Of each statement, whether any of the processes says so; all get the same answers."""
         if self.world == 1:

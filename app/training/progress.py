@@ -10,6 +10,7 @@ class Progress:
     """A validation: mean loss since the one before, accuracy on the validation classes, speed.
 
     `step` counts from 1 within the stage (from 0), `per_second` in the stage's `unit` ("episodes", "examples").
+    `diverged` counts the training episodes since the validation before that were left out.
     """
 
     stage: int
@@ -22,10 +23,14 @@ class Progress:
     elapsed_s: float
     per_second: float
     unit: str
+    diverged: int = 0
 
     def as_dict(self) -> dict[str, object]:
-        """Plain JSON values; `progress_of` reads them back."""
-        return asdict(self)
+        """Plain JSON values, `diverged` where there were any; `progress_of` reads them back."""
+        values = asdict(self)
+        if not self.diverged:
+            del values["diverged"]
+        return values
 
 
 def progress_of(raw: dict[str, object]) -> Progress:

@@ -23,6 +23,9 @@ class Report:
     def step(self, done: int, loss: float, per_second: float, unit: str) -> None:
         """So many steps of the stage are done. `loss` is that of the last ones, on average."""
 
+    def left_out(self, episodes: int) -> None:
+        """So many episodes since the last validation diverged. Told, where there were any, before what follows it."""
+
     def validated(self, standing: Standing) -> None:
         """A validation."""
 
@@ -52,6 +55,11 @@ class Several(Report):
         for one in self.reports:
             one.step(done, loss, per_second, unit)
 
+    def left_out(self, episodes: int) -> None:
+        """Pass it on."""
+        for one in self.reports:
+            one.left_out(episodes)
+
     def validated(self, standing: Standing) -> None:
         """Pass it on."""
         for one in self.reports:
@@ -72,6 +80,7 @@ class Lines(Report):
         self._last_s = time.monotonic()
         self._kind, self._first, self._steps = "", 0, 0
         self._began_s = 0.0
+        self._diverged = ""
 
     def say(self, line: str) -> None:
         """Write it."""
@@ -81,6 +90,7 @@ class Lines(Report):
     def begin(self, kind: str, done: int, steps: int) -> None:
         """Name the stage."""
         self._kind, self._first, self._steps, self._began_s = kind, done, steps, time.monotonic()
+        self._diverged = ""
         self.say(f"{kind}: {steps} steps" + (f", going on after step {done}" if done else ""))
 
     def step(self, done: int, loss: float, per_second: float, unit: str) -> None:
@@ -90,7 +100,11 @@ class Lines(Report):
         self._last_s = time.monotonic()
         left_s = (self._last_s - self._began_s) / (done - self._first) * (self._steps - done)
         speed = f"{per_second:.1f} {unit}/s, {duration(left_s)} left"
-        self.say(f"{self._kind} {done}/{self._steps} loss {loss:.4f}, {speed}")
+        self.say(f"{self._kind} {done}/{self._steps} loss {loss:.4f}, {speed}{self._diverged}")
+
+    def left_out(self, episodes: int) -> None:
+        """Keep it for the next line."""
+        self._diverged = told_diverged(episodes)
 
     def validated(self, standing: Standing) -> None:
         """Write a line."""
@@ -98,7 +112,9 @@ class Lines(Report):
         self.say(
             f"{standing.kind} {standing.step}/{standing.steps} loss {standing.loss:.4f} validation "
             f"{standing.validation}, {standing.per_second:.1f} {standing.unit}/s, after {duration(standing.elapsed_s)}"
+            f"{self._diverged}"
         )
+        self._diverged = ""
 
 
 @final
@@ -117,6 +133,7 @@ class Bar(Report):
             TimeRemainingColumn(),
             console=console,
         )
+        self._diverged = ""
         self._row = self._bar.add_task("", visible=False, loss="-", judged="-", speed="-")
         self._bar.start()
 
@@ -126,16 +143,24 @@ class Bar(Report):
 
     def begin(self, kind: str, done: int, steps: int) -> None:
         """Show the stage."""
+        self._diverged = ""
         self._bar.reset(self._row, description=kind, completed=done, total=steps, visible=True)
 
     def step(self, done: int, loss: float, per_second: float, unit: str) -> None:
         """Move the bar."""
-        self._bar.update(self._row, completed=done, loss=f"{loss:.4f}", speed=f"{per_second:.1f} {unit}/s")
+        speed = f"{per_second:.1f} {unit}/s{self._diverged}"
+        self._bar.update(self._row, completed=done, loss=f"{loss:.4f}", speed=speed)
+
+    def left_out(self, episodes: int) -> None:
+        """Keep it for beside the speed."""
+        self._diverged = told_diverged(episodes)
 
     def validated(self, standing: Standing) -> None:
         """Show the accuracy, and keep a line of it."""
         self._bar.update(self._row, judged=str(standing.validation))
-        self.say(f"{standing.kind} {standing.step}: loss {standing.loss:.4f}, validation {standing.validation}")
+        said = f"{standing.kind} {standing.step}: loss {standing.loss:.4f}, validation {standing.validation}"
+        self.say(said + self._diverged)
+        self._diverged = ""
 
     def end(self) -> None:
         """Leave the terminal as it was."""
@@ -146,6 +171,11 @@ def console_report() -> Report:
     """A bar where standard output is a terminal, else lines."""
     console = Console()
     return Bar(console) if console.is_terminal else Lines()
+
+
+def told_diverged(episodes: int) -> str:
+    """The end of a line: ", 1 episode diverged"."""
+    return f", {episodes} episode{'' if episodes == 1 else 's'} diverged"
 
 
 def duration(seconds: float) -> str:

@@ -42,7 +42,8 @@ class RunState:
 
     `step` counts the steps done in `stage`. `groups` are the optimiser's settings, `slots` its tensors. `best` are
     the weights that went best in this stage's validation, `previous` those that the stage before handed on. `losses`
-    has one number for each step of the whole run.
+    has one number for each step of the whole run. `left_out` has [step, episodes that diverged] for those of this
+    stage's steps that had any, as far back as they still count.
     """
 
     digest: str
@@ -55,6 +56,7 @@ class RunState:
     losses: list[float] = field(default_factory=list)
     history: list[Progress] = field(default_factory=list)
     best_progress: Progress | None = None
+    left_out: list[list[int]] = field(default_factory=list)
     weights: Weights = field(default_factory=dict)
     slots: Weights = field(default_factory=dict)
     average: Weights = field(default_factory=dict)
@@ -64,7 +66,7 @@ class RunState:
     def next_stage(self, handed_on: Weights) -> None:
         """Leave a stage for the one after it."""
         self.stage, self.step, self.mode, self.average_steps = self.stage + 1, 0, "", 0
-        self.groups, self.best_progress, self.previous = [], None, handed_on
+        self.groups, self.left_out, self.best_progress, self.previous = [], [], None, handed_on
         self.weights, self.slots, self.average, self.best = {}, {}, {}, {}
 
 

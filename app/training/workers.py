@@ -41,7 +41,7 @@ class Workers:
     def gradients(self, parts: Sequence[Sequence[int]], statistics: RunningStatistics) -> Tensor:
         """Add the gradients of a step's episodes to the weights' and return its loss.
 
-        Raises: `DrawsAtRandom`; what an episode raises.
+        Raises: `DrawsAtRandom`; what an episode raises, but for those that diverge: they are left out and counted.
         """
         numbers = [one for part in parts for one in part]
         drawn_before = torch.get_rng_state()
@@ -54,6 +54,7 @@ class Workers:
         if not torch.equal(torch.get_rng_state(), drawn_before):
             torch.set_rng_state(drawn_before)
             raise DrawsAtRandom
+        self.objective.diverged += sum(twin.diverged for twin in self._twins[: len(numbers)])
         for _, found, moved in done:
             statistics.join(moved)
             for weight, slope in zip(self._weights, found, strict=True):
@@ -68,6 +69,7 @@ class Workers:
         with torch.no_grad():
             for its, ours in zip(twin.buffers(), self.objective.buffers(), strict=True):
                 its.copy_(ours)
+        twin.diverged = 0
         twin.learner.training_progress = self.objective.learner.training_progress
         statistics = RunningStatistics(twin, twin.ranks)
         statistics.begin(all_parts)

@@ -1,6 +1,7 @@
 """Backbones and support sets that the learners' tests share."""
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from app.backbones._base import Backbone
 from app.core.episode import Episode, Support
+from app.learners._base import Learner
 
 
 class _Linear(Backbone):
@@ -99,6 +101,60 @@ def episodes(blobs) -> Callable[..., list[Episode]]:
         return found
 
     return make
+
+
+@pytest.fixture
+def episode(blobs) -> Callable[..., Episode]:
+    """`episode(seed)`: 3-way, 2 supports and 2 queries a class, in order, four numbers each, in float64."""
+
+    def make(seed: int = 0) -> Episode:
+        order = torch.arange(3).repeat_interleave(2)
+        parts = [blobs((2, 2, 2), 4, seed=one) for one in (seed, seed + 50)]
+        inputs, queries = (rows[labels.argsort(stable=True)].double() for rows, labels in parts)
+        return Episode(Support(inputs, order, 3), queries, order)
+
+    return make
+
+
+@pytest.fixture
+def check_by_differences() -> Callable[..., None]:
+    """Compares the gradients that the parameters hold with finite differences of the episode's loss."""
+
+    def check(
+        learner: Learner, one: Episode, parameters: Mapping[str, Tensor], *, size: float, **tolerance: float
+    ) -> None:
+        generator = torch.Generator().manual_seed(2)
+        for name, parameter in parameters.items():
+            direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            values = []
+            for step in (size, -size):
+                parameter.data += step * direction
+                values.append(float(learner.episode_loss(one).detach()))
+                parameter.data -= step * direction
+            expected = (values[0] - values[1]) / (2 * size)
+            assert float((parameter.grad * direction).sum()) == pytest.approx(expected, **tolerance), name
+
+    return check
+
+
+@pytest.fixture
+def check_nothing_stays() -> Callable[[Learner, Support], None]:
+    """Adapts, and looks for graphs and tensors that stay behind."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(one), Tensor) for one in gc.get_objects())
+
+    def check(learner: Learner, support: Support) -> None:
+        with torch.no_grad():
+            state = learner.adapt(support)
+        assert not any(one.requires_grad for one in [*learner.adapt(support).values(), *state.values()])
+        before = alive()
+        for _ in range(20):
+            learner.adapt(support)
+        assert alive() == before
+
+    return check
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The inner loop on the head: numbers by hand, meta-gradients, the same steps by another library."""
 
-import gc
 import math
 
 import higher
@@ -40,19 +39,6 @@ def seeded(learner: nn.Module) -> nn.Module:
     return learner
 
 
-@pytest.fixture
-def episode(blobs):
-    """`episode(seed)`: 3-way, 2 supports and 2 queries a class, four numbers each."""
-
-    def make(seed: int = 0) -> Episode:
-        order = torch.arange(3).repeat_interleave(2)
-        (inputs, labels), (queries, truth) = blobs((2, 2, 2), 4, seed=seed), blobs((2, 2, 2), 4, seed=seed + 50)
-        inputs, queries = (part[numbers.argsort(stable=True)] for part, numbers in ((inputs, labels), (queries, truth)))
-        return Episode(Support(inputs.double(), order, 3), queries.double(), order)
-
-    return make
-
-
 def test_one_step_by_hand(same):
     # From zero both chances are 1/2, so the slope is (-1, 1) and the weights become (1, -1). Before it each example
     # costs log 2; after it the right logit leads by 2.
@@ -86,21 +72,12 @@ def test_the_gradient_through_one_step_is_the_closed_form(first_order, linear):
 
 
 @every_head
-def test_meta_gradients_are_those_of_finite_differences(options, linear, episode):
+def test_meta_gradients_are_those_of_finite_differences(options, linear, episode, check_by_differences):
     if options.get("first_order"):
         pytest.skip("it leaves a part of the gradient out")
     learner, one = seeded(build("anil", linear(4, 3), options)), episode()
     learner.episode_loss(one).backward()
-    generator = torch.Generator().manual_seed(2)
-    for name, parameter in learner.named_parameters():
-        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        values = []
-        for step in (1e-5, -1e-5):
-            parameter.data += step * direction
-            values.append(float(learner.episode_loss(one).detach()))
-            parameter.data -= step * direction
-        expected = (values[0] - values[1]) / 2e-5
-        assert float((parameter.grad * direction).sum()) == pytest.approx(expected, rel=1e-5, abs=1e-9), name
+    check_by_differences(learner, one, dict(learner.named_parameters()), size=1e-5, rel=1e-5, abs=1e-9)
 
 
 def test_second_order_differs_from_first_order(linear, episode):
@@ -228,21 +205,8 @@ def test_what_was_learned_moves_to_another_instance(linear, episode):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_adapting_leaves_no_graph_and_no_tensor_behind(linear, episode):
-    learner, support = build("anil", linear(4, 3), {}).eval(), episode().support
-    with torch.no_grad():
-        state = learner.adapt(support)
-    assert not any(one.requires_grad for one in learner.adapt(support).values())
-    assert not any(one.requires_grad for one in state.values())
-
-    def alive() -> int:
-        gc.collect()
-        return sum(issubclass(type(one), Tensor) for one in gc.get_objects())
-
-    before = alive()
-    for _ in range(20):
-        learner.adapt(support)
-    assert alive() == before
+def test_adapting_leaves_no_graph_and_no_tensor_behind(linear, episode, check_nothing_stays):
+    check_nothing_stays(build("anil", linear(4, 3), {}).eval(), episode().support)
 
 
 class Normed(Backbone):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from app.core.episode import Episode, Support
 from app.learners import _softmax_fit, build
@@ -10,26 +11,24 @@ from app.learners import logistic as module
 
 
 def test_drawn_to_zero_it_is_scikit_learns_logistic_regression(same, blobs):
-    linear_model = pytest.importorskip("sklearn.linear_model")
     features, labels = blobs((8, 8, 8, 8), 6, distance=1.0)
     regularisation = 0.5
     learner = build("logistic", same, {"temperature": 0.0, "regularisation": regularisation})
     state = learner.fit(features, labels, 4)
     rows = features.double() / state["unit"].double()
-    theirs = linear_model.LogisticRegression(C=1 / regularisation, tol=1e-10, max_iter=10_000).fit(rows.numpy(), labels)
+    theirs = LogisticRegression(C=1 / regularisation, tol=1e-10, max_iter=10_000).fit(rows.numpy(), labels)
     expected = theirs.predict_log_proba(rows.numpy())
     ours = learner.score(state, features).log_softmax(-1)
     np.testing.assert_allclose(ours.numpy(), expected, atol=2e-5)
 
 
 def test_unbalanced_classes_weigh_the_same_as_in_scikit_learns_balanced_mode(same, blobs):
-    linear_model = pytest.importorskip("sklearn.linear_model")
     features, labels = blobs((12, 3, 5), 30, distance=0.7)
     learner = build("logistic", same, {"temperature": 0.0, "regularisation": 0.2})
     state = learner.fit(features, labels, 3)
     rows = features.double() / state["unit"].double()
     settings = {"C": 5.0, "class_weight": "balanced", "tol": 1e-10, "max_iter": 10_000}
-    theirs = linear_model.LogisticRegression(**settings).fit(rows.numpy(), labels)
+    theirs = LogisticRegression(**settings).fit(rows.numpy(), labels)
     ours = learner.score(state, features).log_softmax(-1)
     np.testing.assert_allclose(ours.numpy(), theirs.predict_log_proba(rows.numpy()), atol=2e-5)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from app.core.episode import Support
 from app.core.errors import InvalidSetting
 from app.learners import build
 
@@ -53,6 +54,14 @@ def test_a_shared_head_serves_any_way(curved, episodes):
     for way in (2, 3, 9):
         (episode,) = episodes(1, (2,) * way)
         assert learner.logits(learner.adapt(episode.support), episode.query_inputs).shape == (3 * way, way)
+
+
+def test_a_fixed_head_in_float32_adapts_in_evaluation_mode(curved, episodes):
+    support = episodes(1)[0].support
+    learner = build("maml", curved().float(), {"head": "fixed", "head_way": 3}).eval()
+    state = learner.adapt(Support(support.inputs.float(), support.labels, 3))
+    assert state["head.weight"].dtype == torch.float32
+    assert float(state["support_losses"][-1]) < float(state["support_losses"][0])
 
 
 def test_a_backbone_without_a_dim_of_its_own_has_no_fixed_head(same):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from proxsuite.torch.qplayer import QPFunction
+from sklearn.svm import LinearSVC
 
 from app.core.errors import DeadlinePassed
 from app.core.heartbeat import beating
@@ -41,13 +43,12 @@ def test_two_examples_by_hand(same):
 @pytest.mark.parametrize("dim", [4, 30])
 @pytest.mark.parametrize("regularisation", [0.1, 1.0, 10.0])
 def test_the_optimum_is_scikit_learns(shots, dim, regularisation, same, blobs):
-    svm = pytest.importorskip("sklearn.svm")
     features, labels = blobs(shots, dim, distance=0.7)
     learner = build("svm", same, {"regularisation": regularisation, "scale": 1.0})
     state = learner.fit(features.double(), labels, len(shots))
     rows = _rows_as_fitted(learner, state, features)
     shares = {label: len(labels) / len(shots) / shot for label, shot in enumerate(shots)}
-    theirs = svm.LinearSVC(
+    theirs = LinearSVC(
         multi_class="crammer_singer",
         fit_intercept=False,
         C=1 / regularisation,
@@ -77,7 +78,6 @@ def test_no_duality_gap_is_left(seed, regularisation, blobs):
 
 
 def test_optimum_and_gradient_are_those_of_proxsuites_qp_layer(same, blobs):
-    qplayer = pytest.importorskip("proxsuite.torch.qplayer")
     features, labels = blobs((4, 2, 3), 6, distance=0.5)
     features = features.double()
     learner = build("svm", same, {"regularisation": 2.0}).train()
@@ -91,7 +91,7 @@ def test_optimum_and_gradient_are_those_of_proxsuites_qp_layer(same, blobs):
     costs, targets = (3 / shots[:, 0])[labels], one_hot(labels, 3, rows)
     weighed = costs[:, None] * rows
     gram, one = weighed @ weighed.T / 2.0, torch.eye(27, dtype=torch.float64)
-    shares, _, _ = qplayer.QPFunction(eps=1e-10, maxIter=10_000, omp_parallel=False)(
+    shares, _, _ = QPFunction(eps=1e-10, maxIter=10_000, omp_parallel=False)(
         torch.kron(gram, torch.eye(3, dtype=torch.float64)),
         (costs[:, None] * targets - gram @ targets).flatten(),
         torch.kron(torch.eye(9, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)),

@@ -1,8 +1,10 @@
 """A synthetic alphabet and a recipe small enough for a test."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +26,21 @@ def alphabet() -> Callable[[int, int], Pool]:
         return Pool.of_classes(((0.6 * shapes + 0.4 * noise) * 255).to(torch.uint8))
 
     return make
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, alphabet: Callable[[int, int], Pool]) -> Callable[[str], Path]:
+    """Writes a recipe as `tiny.toml`, and the 20 characters that it trains on as `data/arrays/letters.npz`."""
+
+    def write(recipe: str) -> Path:
+        pool = alphabet(20, 0)
+        (tmp_path / "data" / "arrays").mkdir(parents=True)
+        labels = np.array([f"letter {name:02d}" for name in pool.labels.tolist()])
+        np.savez(tmp_path / "data" / "arrays" / "letters.npz", inputs=pool.inputs[:, 0].numpy(), labels=labels)
+        (tmp_path / "tiny.toml").write_text(recipe)
+        return tmp_path
+
+    return write
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Two processes train as one would."""
+"""Two processes train as one would, also where some of a step's episodes diverge."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from app.training.build import Blueprint
 from app.training.errors import BadRecipe
 from app.training.outer import OuterLoop
 from app.training.parallel import ALONE, Ranks, connected
-from app.training.recipe import Named, read_recipe
+from app.training.recipe import Augmentation, Named, read_recipe
 from app.training.sampler import Pool
 from app.training.train_command import Options, main
 
@@ -59,7 +59,7 @@ from safetensors.torch import save_file
 from app.training.build import Blueprint
 from app.training.outer import OuterLoop
 from app.training.parallel import connected
-from app.training.recipe import Named, read_recipe
+from app.training.recipe import Augmentation, Named, read_recipe
 from app.training.sampler import Pool
 from app.training.train_command import Options, main
 
@@ -77,20 +77,33 @@ with connected("cpu") as ranks:
         found |= dict(objective.named_buffers())
         found = {name: one.contiguous() for name, one in found.items()}
         save_file(found, folder / f"{learner.name}-{ranks.rank}.safetensors")
+    pool = Pool.of_classes(torch.from_numpy(np.load(folder / "vectors.npy")))
+    stage = replace(recipe.stages[0], augmentation=Augmentation())
+    for mode in ("loop", "vmap"):
+        learner, backbone = Named("maml", {"training_steps": 2, "learned_rates": True}), Named("identity", {})
+        plan = replace(recipe, learner=learner, backbone=backbone, stages=(stage,))
+        objective = Blueprint(plan).objective(0, pool, {}, ranks).double()
+        objective.mode = mode
+        outer, found = OuterLoop(objective, stage.optimiser), {}
+        for step in range(8):
+            found[f"{step}.loss"] = ranks.sum_(outer.gradients(step).double()) / 2
+            grads = {name: one.grad for name, one in objective.named_parameters() if one.grad is not None}
+            found |= {f"{step}.{name}": one.clone() for name, one in grads.items()}
+            found[f"{step}.left_out"], found[f"{step}.here"] = map(torch.tensor, (outer.left_out, objective.diverged))
+        save_file(found, folder / f"diverged-{mode}-{ranks.rank}.safetensors")
     options = Options(str(folder / "tiny.toml"), folder / "data", folder / "two", device="cpu", threads=1)
     assert main(options) == 0
 """
 
 
 @pytest.fixture
-def folder(tmp_path: Path, alphabet: Callable[[int, int], Pool]) -> Path:
-    pool = alphabet(20, 0)
-    (tmp_path / "data" / "arrays").mkdir(parents=True)
-    labels = np.array([f"letter {name:02d}" for name in pool.labels.tolist()])
-    np.savez(tmp_path / "data" / "arrays" / "letters.npz", inputs=pool.inputs[:, 0].numpy(), labels=labels)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    return tmp_path
+def folder(on_disk: Callable[[str], Path]) -> Path:
+    written = on_disk(RECIPE)
+    (written / "script.py").write_text(SCRIPT)
+    vectors = np.random.default_rng(0).normal(size=(8, 6, 5))
+    vectors[6:, :, 0] = np.nan  # episodes with these classes diverge
+    np.save(written / "vectors.npy", vectors)
+    return written
 
 
 @pytest.fixture
@@ -126,6 +139,29 @@ def test_two_processes_find_the_gradients_statistics_losses_and_scores_of_one(
     assert said.decode().count("wrote ") == 1
     tables = [(folder / which / "tiny" / "run" / "scores.md").read_text() for which in ("one", "two")]
     assert tables[0] == tables[1]
+    for mode in ("loop", "vmap"):
+        _check_left_out(folder, mode)
+
+
+def _check_left_out(folder: Path, mode: str) -> None:
+    """Both ranks count the episodes that diverged anywhere, and have the gradients that one process has."""
+    recipe = read_recipe(folder / "tiny.toml")
+    stage = replace(recipe.stages[0], augmentation=Augmentation())
+    learner, backbone = Named("maml", {"training_steps": 2, "learned_rates": True}), Named("identity", {})
+    pool = Pool.of_classes(torch.from_numpy(np.load(folder / "vectors.npy")))
+    plan = replace(recipe, learner=learner, backbone=backbone, stages=(stage,))
+    outer = OuterLoop(Blueprint(plan).objective(0, pool, {}, ALONE).double(), stage.optimiser)
+    ranks = [load_file(folder / f"diverged-{mode}-{rank}.safetensors") for rank in (0, 1)]
+    seen = set()
+    for step in range(8):
+        expected = {"loss": outer.gradients(step).double(), "left_out": torch.tensor(outer.left_out)}
+        expected |= {name: one.grad for name, one in outer.objective.named_parameters() if one.grad is not None}
+        for found in ranks:
+            for name, one in expected.items():
+                torch.testing.assert_close(found[f"{step}.{name}"], one, msg=f"{mode} {step} {name}")
+        seen.add(tuple(int(found[f"{step}.here"]) for found in ranks))
+    assert {(1, 1), (0, 1)} & seen  # a rank with nothing left beside one that goes on
+    assert len(seen) > 2
 
 
 def test_alone_a_process_does_everything_itself() -> None:

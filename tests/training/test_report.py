@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
 
 from app.training import curves
 from app.training.curves import Events, Log, draw_curves, missing_extras, scores_table
@@ -31,6 +32,33 @@ def test_plain_lines_tell_the_loss_the_accuracy_the_speed_and_the_time_left(
     assert second.endswith(" left")
     assert third == "episodes 10/20 loss 0.1500 validation 50.00 +- 2.00 %, 12.5 episodes/s, after 30 s"
     assert last == "done"
+
+
+def test_a_line_tells_how_many_episodes_diverged_since_the_last_validation(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Several([Lines(every_s=0.0)])
+    lines.begin("episodes", 0, 20)
+    lines.left_out(1)
+    lines.step(5, 0.25, 12.5, "episodes")
+    lines.left_out(3)
+    lines.validated(_standing(10))
+    lines.step(15, 0.25, 12.5, "episodes")
+    _, first, second, third = capsys.readouterr().out.splitlines()
+    assert first.endswith(" left, 1 episode diverged")
+    assert second.endswith(", after 30 s, 3 episodes diverged")
+    assert third.endswith(" left")
+
+
+def test_a_bar_tells_how_many_episodes_diverged() -> None:
+    out = io.StringIO()
+    bar = Bar(Console(file=out, force_terminal=True, width=180))
+    bar.begin("episodes", 0, 20)
+    bar.left_out(2)
+    bar.step(10, 0.25, 12.5, "episodes")
+    bar.validated(_standing(10))
+    bar.end()
+    said = out.getvalue()
+    assert "12.5 episodes/s, 2 episodes diverged" in said
+    assert "50.00 +- 2.00 %, 2 episodes diverged" in said
 
 
 def test_lines_between_validations_are_few(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +98,6 @@ def test_the_log_has_a_line_for_each_validation_and_forgets_lost_steps(tmp_path:
 
 
 def test_events_can_be_read_by_tensorboards_format(tmp_path: Path) -> None:
-    record_writer = pytest.importorskip("tensorboardX.proto.event_pb2")
     events = Events(tmp_path, offset=100)
     reports = Several([events])
     reports.begin("classify", 0, 20)
@@ -83,7 +110,7 @@ def test_events_can_be_read_by_tensorboards_format(tmp_path: Path) -> None:
     data = path.read_bytes()
     while data:  # records: length (8 bytes), its checksum (4), the event, its checksum (4)
         length = int.from_bytes(data[:8], "little")
-        event = record_writer.Event.FromString(data[12 : 12 + length])
+        event = Event.FromString(data[12 : 12 + length])
         seen |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
         data = data[16 + length :]
     assert seen["loss"] == (110, 0.25)

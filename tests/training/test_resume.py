@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +17,6 @@ from app.training.loop import Run
 from app.training.recipe import Named, Recipe
 from app.training.report import Lines, Report
 from app.training.resume import STATE_FILE, OtherRun, RunState, digest_of, load_state, save_state
-from app.training.sampler import Pool
 from app.training.stopping import Stopped, StopSign, listening
 from app.training.train import Pools, stored_state, train
 from app.training.train_command import Options, main
@@ -59,14 +57,10 @@ STEPS = 45
 
 
 @pytest.fixture
-def told(tmp_path: Path, alphabet: Callable[[int, int], Pool]) -> Options:
+def told(on_disk: Callable[[str], Path]) -> Options:
     """A recipe and data on disk."""
-    pool = alphabet(20, 0)
-    (tmp_path / "data" / "arrays").mkdir(parents=True)
-    labels = np.array([f"letter {name:02d}" for name in pool.labels.tolist()])
-    np.savez(tmp_path / "data" / "arrays" / "letters.npz", inputs=pool.inputs[:, 0].numpy(), labels=labels)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    return Options(str(tmp_path / "tiny.toml"), tmp_path / "data", tmp_path / "out", device="cpu", threads=1)
+    folder = on_disk(RECIPE)
+    return Options(str(folder / "tiny.toml"), folder / "data", folder / "out", device="cpu", threads=1)
 
 
 def _start(told: Options, *more: str) -> subprocess.Popen[bytes]:
