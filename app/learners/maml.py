@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from app.backbones._base import Backbone
 from app.core.errors import InvalidSetting
 from app.learners._base import LearnerSettings
+from app.learners._head_units import DESCRIPTION, UNITS, in_units
 from app.learners._inner_loop import BIAS, WEIGHT, Update, Weights
 from app.learners._rates import SecondOrderLearner, SecondOrderSettings
 from app.learners._weights import Features
@@ -29,6 +30,7 @@ class MamlSettings(SecondOrderSettings):
     head_way: int = field(
         default=5, metadata={"description": "How many classes a fixed head has.", "minimum": 2, "maximum": 10_000}
     )
+    head_units: str = field(default="embedding", metadata={"description": DESCRIPTION, "choices": UNITS})
 
 
 @final
@@ -54,8 +56,9 @@ class Maml(SecondOrderLearner[MamlSettings]):
     Paper: Finn, Abbeel, Levine, ICML 2017, arXiv:1703.03400, algorithm 2, section 5.2 (first order); `learned_rates`,
     `multi_step_until`, `first_order_until`: Antoniou, Edwards, Storkey, ICLR 2019, arXiv:1810.09502 (MAML++), section
     4; one row for all classes: Ye, Chao, ICLR 2022, arXiv:2106.16245 (UNICORN-MAML).
-    Departs from it: the rates are meta-trained, the head's apart from the backbone's; normalisation never sees a batch
-    (decision record 1): the papers' numbers are transductive, ours are not.
+    Departs from it: the rates are meta-trained, the head's apart from the backbone's, and with `head_units` "support"
+    fit embeddings of any scale; normalisation never sees a batch (decision record 1): the papers' numbers are
+    transductive, ours are not.
     """
 
     paper: ClassVar[str] = "Finn, Abbeel, Levine, ICML 2017, arXiv:1703.03400; Antoniou et al., arXiv:1810.09502"
@@ -88,4 +91,5 @@ class Maml(SecondOrderLearner[MamlSettings]):
         head = self.zero_head(features, shares)
         if self.settings.head == "fixed":
             head = {WEIGHT: self.head.weight.to(shares), BIAS: self.head.bias.to(shares)}
-        return head, self.descent(shares)
+        update = self.descent(shares)
+        return head, in_units(self.settings.head_units, update, features, shares, graph=self.second_order)

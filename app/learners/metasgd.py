@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from app.backbones._base import Backbone
 from app.learners._base import LearnerSettings
+from app.learners._head_units import DESCRIPTION, UNITS, in_units
 from app.learners._inner_loop import BIAS, WEIGHT, Update, Weights, at_rates
 from app.learners._weights import Features, WeightLearner, WeightSettings
 
@@ -22,6 +23,7 @@ class MetaSgdSettings(WeightSettings):
     first_order: bool = field(
         default=False, metadata={"description": "Meta-train past the inner gradients instead of through them."}
     )
+    head_units: str = field(default="embedding", metadata={"description": DESCRIPTION, "choices": UNITS})
 
 
 @final
@@ -37,8 +39,8 @@ class MetaSgd(WeightLearner[MetaSgdSettings]):
     Cost: steps * 3 passes over the support set; a copy of the weights stored a task, one of rates a checkpoint.
     Raises: `Diverged`.
     Paper: Li, Zhou, Chen, Li, arXiv:1707.09835, eq. 2-3, algorithm 1.
-    Departs from it: several steps, with the same rates; all rates start alike (drawn at random there); the head;
-    normalisation never sees a batch (decision record 1).
+    Departs from it: several steps, with the same rates; all rates start alike (drawn at random there); the head,
+    and its `head_units`; normalisation never sees a batch (decision record 1).
     """
 
     paper: ClassVar[str] = "Li, Zhou, Chen, Li, arXiv:1707.09835 (Meta-SGD)"
@@ -69,7 +71,9 @@ class MetaSgd(WeightLearner[MetaSgdSettings]):
     def begin(self, features: Features, shares: Float[Tensor, "*t s way"]) -> tuple[Weights, Update]:
         """Start at zero, and descend."""
         rates = self._rates(shares)
-        return self.zero_head(features, shares), at_rates(lambda _: rates)
+        update = at_rates(lambda _: rates)
+        update = in_units(self.settings.head_units, update, features, shares, graph=self.second_order)
+        return self.zero_head(features, shares), update
 
     def _rates(self, like: Tensor) -> Mapping[str, Tensor]:
         plain = like.new_tensor(self.settings.head_learning_rate)

@@ -14,8 +14,11 @@ CASES = [
     ("maml", {"learned_rates": True, "multi_step_until": 0.8}),
     ("maml", {"head": "fixed", "head_way": 3}),
     ("maml", {"training_steps": 1}),
+    ("maml", {"head_units": "support"}),
+    ("maml", {"head_units": "support", "head": "fixed", "head_way": 3, "learned_rates": True}),
     ("metasgd", {}),
     ("metasgd", {"training_steps": 1}),
+    ("metasgd", {"head_units": "support"}),
     ("protomaml", {"learning_rate": 0.1, "head_learning_rate": 0.1}),
     ("protomaml", {"learning_rate": 0.1, "learned_rates": True, "multi_step_until": 0.5}),
 ]
