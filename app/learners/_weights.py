@@ -106,6 +106,10 @@ class WeightLearner(Learner[W], ABC):
         """The weight of the queries' loss after each inner step, in training."""
         return [0.0] * (steps - 1) + [1.0]
 
+    def finished(self, weights: Weights) -> Weights:
+        """What is kept of the weights after the last step, and scores queries."""
+        return weights
+
     def adapt(self, support: Support, on_step: Callable[[], None] = beat_now) -> TaskState:
         """Take the steps; `on_step` is called at least once in each. Raises: `Diverged`."""
         with torch.set_grad_enabled(self.training):
@@ -117,7 +121,7 @@ class WeightLearner(Learner[W], ABC):
                 weights = after
             with torch.no_grad():
                 losses.append(loss.value(weights))
-        state = {**weights, "support_losses": torch.stack(losses)}
+        state = {**self.finished(weights), "support_losses": torch.stack(losses)}
         if not self.training:
             state = {name: self._kept(one) for name, one in state.items()}
         self.refuse_unless(finite(state))
@@ -220,7 +224,7 @@ class WeightLearner(Learner[W], ABC):
         parts = []
         for share, (_, weights) in zip(shares, self._descend(loss, self.start(loss)), strict=True):
             if share:
-                scores = head_logits(weights, embed(weights, query_inputs))
+                scores = head_logits(self.finished(weights), embed(weights, query_inputs))
                 parts.append(share * nn.functional.cross_entropy(scores.movedim(-1, 1), query_labels, reduction="none"))
         return torch.stack(parts).sum(dim=0).mean(dim=-1)
 

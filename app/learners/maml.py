@@ -30,6 +30,14 @@ class MamlSettings(SecondOrderSettings):
     head_way: int = field(
         default=5, metadata={"description": "How many classes a fixed head has.", "minimum": 2, "maximum": 10_000}
     )
+    scale: float = field(
+        default=1.0,
+        metadata={
+            "description": "Multiplies the scores after the last step: higher is surer.",
+            "above": 0.0,
+            "maximum": 1e6,
+        },
+    )
     head_units: str = field(default="embedding", metadata={"description": DESCRIPTION, "choices": UNITS})
 
 
@@ -57,14 +65,14 @@ class Maml(SecondOrderLearner[MamlSettings]):
     `multi_step_until`, `first_order_until`: Antoniou, Edwards, Storkey, ICLR 2019, arXiv:1810.09502 (MAML++), section
     4; one row for all classes: Ye, Chao, ICLR 2022, arXiv:2106.16245 (UNICORN-MAML).
     Departs from it: the rates are meta-trained, the head's apart from the backbone's, and with `head_units` "support"
-    fit embeddings of any scale; normalisation never sees a batch (decision record 1): the papers' numbers are
-    transductive, ours are not.
+    fit embeddings of any scale; the adapted head's scores are multiplied by a meta-trained `scale`, 1 if not set;
+    normalisation never sees a batch (decision record 1): the papers' numbers are transductive, ours are not.
     """
 
     paper: ClassVar[str] = "Finn, Abbeel, Levine, ICML 2017, arXiv:1703.03400; Antoniou et al., arXiv:1810.09502"
     cost: ClassVar[str] = "3 * steps passes over the support set; a copy of the backbone's weights stored a task"
     Settings: ClassVar[type[LearnerSettings]] = MamlSettings
-    learnable: ClassVar[tuple[str, ...]] = ("learning_rate", "head_learning_rate")
+    learnable: ClassVar[tuple[str, ...]] = ("learning_rate", "head_learning_rate", "scale")
     vmaps: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, settings: MamlSettings) -> None:
@@ -93,3 +101,8 @@ class Maml(SecondOrderLearner[MamlSettings]):
             head = {WEIGHT: self.head.weight.to(shares), BIAS: self.head.bias.to(shares)}
         update = self.descent(shares)
         return head, in_units(self.settings.head_units, update, features, shares, graph=self.second_order)
+
+    def finished(self, weights: Weights) -> Weights:
+        """The head times `scale`: a few steps leave it unsure, and rates that make it sure cost accuracy."""
+        scale = self.value("scale").to(weights[BIAS])
+        return {**weights, WEIGHT: scale * weights[WEIGHT], BIAS: scale * weights[BIAS]}

@@ -61,3 +61,10 @@ def test_a_class_weighs_the_same_whatever_its_shot(support, queries):
     labels = torch.cat([support.labels, torch.zeros(6, dtype=torch.int64)])
     again = learner.logits(learner.adapt(Support(inputs, labels, 3)), queries)
     torch.testing.assert_close(again, found, rtol=1e-5, atol=1e-5)
+
+
+def test_the_scale_multiplies_the_scores_of_an_adapted_head_and_leaves_its_losses(support, queries):
+    plain, scaled = _of_vectors("maml"), _of_vectors("maml", scale=4.0)
+    one, other = plain.adapt(support), scaled.adapt(support)
+    torch.testing.assert_close(scaled.logits(other, queries), 4 * plain.logits(one, queries))
+    torch.testing.assert_close(other["support_losses"], one["support_losses"])

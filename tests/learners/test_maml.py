@@ -104,7 +104,7 @@ def test_steps_past_the_trained_ones_take_the_rates_of_the_last(curved, episodes
 
 def test_the_learned_settings_start_at_what_was_set(curved):
     learner = build("maml", curved(), {"learning_rate": 0.3, "head_learning_rate": 0.7})
-    assert learner.learned_settings() == {"learning_rate": 0.3, "head_learning_rate": 0.7}
+    assert learner.learned_settings() == {"learning_rate": 0.3, "head_learning_rate": 0.7, "scale": 1.0}
 
 
 def test_multi_step_loss_is_the_mean_of_the_losses_after_each_step(curved, episodes):

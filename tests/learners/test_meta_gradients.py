@@ -14,7 +14,7 @@ CASES = [
     ("maml", {"learned_rates": True, "multi_step_until": 0.8}),
     ("maml", {"head": "fixed", "head_way": 3}),
     ("maml", {"training_steps": 1}),
-    ("maml", {"head_units": "support"}),
+    ("maml", {"head_units": "support", "scale": 3.0}),
     ("maml", {"head_units": "support", "head": "fixed", "head_way": 3, "learned_rates": True}),
     ("metasgd", {}),
     ("metasgd", {"training_steps": 1}),
