@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.limits import Limits
+from app.engine.executors.choose import ExecutorName, check_installed
 from app.engine.work import EngineSettings
 
 HERE = Path(__file__).parent
@@ -49,7 +50,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where backbones run; auto takes CUDA where there is one."
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own default when unset.")
+    executor: ExecutorName = Field(
+        "auto",
+        description="What runs frozen backbones on a CPU; auto measures what is installed once and keeps the choice.",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of the backbones; torch's own default when unset.")
     decode_threads: int = Field(
         min(8, os.cpu_count() or 2), ge=1, description="Threads that decode images, texts and vectors."
     )
@@ -64,6 +69,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("executor")
+    @classmethod
+    def _installed(cls, value: ExecutorName) -> ExecutorName:
+        check_installed(value)
+        return value
+
+    def executor_folder(self) -> Path:
+        """Where exported backbones lie; all in it can be made again."""
+        return self.data_dir / "executors"
 
     def registry_url(self) -> str:
         """The database's SQLAlchemy URL."""

@@ -1,7 +1,7 @@
 """`create_app`: the only place that wires everything."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,6 +18,7 @@ from app.api.routes import catalogue, health, predictions, tasks, transfer, vers
 from app.checkpoints.load import load_all
 from app.config import Settings
 from app.engine.device import resolve_device
+from app.engine.executors.choose import Choice, Wish, choose
 from app.engine.scheduler import Engine
 from app.registry.ownership import owned
 from app.registry.repository import Registry
@@ -75,16 +76,28 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             log.warning("checkpoint left out", checkpoint=name, reason=reason)
         backbones = {name: one.backbone for name, one in checkpoints.items()}
         device = resolve_device(settings.device)
-        engine = Engine(backbones, device=device, settings=settings.engine, observer=metrics)
-        catalogue_ = Catalogue(checkpoints, settings.limits, device)
+        wish = Wish(settings.executor, settings.executor_folder(), settings.engine.micro_batch_tokens)
+        choices = {name: choose(one.backbone, one.sha256, device, wish) for name, one in checkpoints.items()}
+        executors = {name: one.executor for name, one in choices.items()}
+        engine = Engine(backbones, device=device, settings=settings.engine, observer=metrics, executors=executors)
+        catalogue_ = Catalogue(checkpoints, settings.limits, device, choices)
         with closing(Workers(settings.decode_threads)) as workers:
             engine.start()
-            log.info("started", device=str(device), checkpoints=sorted(checkpoints), data_dir=str(settings.data_dir))
+            log.info("started", device=str(device), executors=_shown(choices), data_dir=str(settings.data_dir))
             try:
                 yield wire(registry, engine, catalogue_, workers, settings.limits)
             finally:
                 engine.stop(settings.drain_timeout_s)
     log.info("stopped")
+
+
+def _shown(choices: Mapping[str, Choice]) -> dict[str, str]:
+    """What runs each checkpoint, for the log."""
+    shown = {}
+    for name, one in sorted(choices.items()):
+        times = ", ".join(f"{spent_ms:.2f} ms in {size}" for size, spent_ms in one.example_ms.items())
+        shown[name] = f"{one.executor.name} {one.version}" + (f" ({times})" if times else "")
+    return shown
 
 
 def installed_version() -> str:

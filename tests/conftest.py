@@ -9,6 +9,9 @@ import structlog
 
 import app  # noqa: F401 - first: its choice for OpenMP must reach torch
 
+# Exports and measures nothing, where a test is not about that: `auto` would, at each start on a new data folder.
+os.environ["IMPRINT_EXECUTOR"] = "torch"
+
 # Machines are noisy: no test of ours fails for being slow.
 hypothesis.settings.register_profile("imprint", deadline=None)
 hypothesis.settings.load_profile("imprint")
@@ -35,5 +38,5 @@ def data_dir() -> Path:
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own IMPRINT_ settings do not reach the tests."""
     for name in os.environ:
-        if name.startswith("IMPRINT_") and name != "IMPRINT_DATA":
+        if name.startswith("IMPRINT_") and name not in ("IMPRINT_DATA", "IMPRINT_EXECUTOR"):
             monkeypatch.delenv(name)

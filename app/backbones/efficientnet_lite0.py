@@ -91,8 +91,9 @@ class _ConvNorm(nn.Module):
 
     def forward(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n out height2 width2"]:
         if self.stride > 1:
-            top, bottom = self._padding(images.shape[2])
-            left, right = self._padding(images.shape[3])
+            # Whole numbers also while an exporter traces this, which hands out tensors.
+            top, bottom = self._padding(int(images.shape[2]))
+            left, right = self._padding(int(images.shape[3]))
             images = nn.functional.pad(images, (left, right, top, bottom))
         out = self.norm(self.conv(images)) if self.training else self._fused(images)
         return nn.functional.relu6(out, inplace=True) if self.active else out

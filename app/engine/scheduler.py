@@ -13,6 +13,7 @@ from app.backbones._base import Backbone
 from app.core.errors import DeadlinePassed, UnknownName
 from app.engine.device import DeviceThread
 from app.engine.errors import Draining, EngineDown
+from app.engine.executors._base import Executor
 from app.engine.executors.torch_executor import TorchExecutor
 from app.engine.mailbox import Mailbox
 from app.engine.observer import EngineObserver, NullObserver
@@ -45,6 +46,7 @@ class Engine:
         device: torch.device,
         settings: EngineSettings | None = None,
         observer: EngineObserver | None = None,
+        executors: Mapping[str, Executor] | None = None,
     ) -> None:
         self.device = device
         self.settings = settings or EngineSettings()
@@ -53,7 +55,7 @@ class Engine:
         self.states = StateCache(self.settings.state_cache_bytes, self._observer)
         batch_examples = self.settings.batch_examples or BATCH_EXAMPLES.get(device.type, BATCH_EXAMPLES["cuda"])
         self._queue = WorkQueue(self.settings.queue_examples, batch_examples)
-        self._executors: dict[str, TorchExecutor] = {}
+        self._executors: dict[str, Executor] = dict(executors or {})
         self._thread: DeviceThread | None = None
         self._supervisor = Thread(target=self._supervise, name="imprint-supervisor", daemon=True)
         self._wake = Event()
@@ -63,11 +65,12 @@ class Engine:
         self._mailbox: Mailbox | None = None
 
     def start(self) -> None:
-        """Move the backbones to the device and begin to take work. Raises `RuntimeError` the second time."""
+        """Run backbones without an executor by torch; begin to take work. Raises `RuntimeError` the second time."""
         if self._thread is not None:
             raise RuntimeError("an engine starts once")
         # The device thread does not run yet, so the device still has one owner.
-        for name, backbone in self._backbones.items():
+        for name in set(self._backbones) - set(self._executors):
+            backbone = self._backbones[name]
             self._executors[name] = TorchExecutor(backbone, self.device, self.settings.micro_batch_tokens)
         thread = self._new_thread()
         self._queue.hand_over(thread)
@@ -160,8 +163,8 @@ class Engine:
         _logger.error("%s It is started again, restart %d.", reason, self._restarts)
         self._observer.on_restart(reason)
         self._thread = successor
-        successor.start()
         self._down = ""
+        successor.start()
 
     def _hang(self, silent_s: float) -> str:
         return f"The device thread has shown no life for {silent_s:.1f} s."

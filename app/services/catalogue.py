@@ -12,6 +12,7 @@ from app.checkpoints.load import Checkpoint
 from app.codecs import Codec, codec_for
 from app.core.errors import BackboneChanged, Fault, ImprintError, Invalid, InvalidSetting, NotFound, UnknownName
 from app.core.limits import Limits
+from app.engine.executors.choose import Choice
 from app.learners._base import EmbeddingLearner
 from app.registry.records import TaskRecord
 from app.services.builder import AnyLearner, LacksOwnWeights, LearnerBuilder
@@ -75,9 +76,14 @@ class Catalogue:
     """
 
     def __init__(
-        self, checkpoints: Mapping[str, Checkpoint], limits: Limits, device: torch.device | None = None
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        limits: Limits,
+        device: torch.device | None = None,
+        executors: Mapping[str, Choice] | None = None,
     ) -> None:
         self.checkpoints = dict(checkpoints)
+        self.executors = dict(executors or {})
         self._kits = {name: Kit(one, codec_for(one, limits)) for name, one in self.checkpoints.items()}
         self._builder = LearnerBuilder(self.checkpoints, device or torch.device("cpu"))
         for kit in self._kits.values():

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from app.backbones._base import Backbone
 from app.engine.device import resolve_device
-from app.engine.executors.torch_executor import TorchExecutor, micro_batches
+from app.engine.executors._rows import micro_batches
+from app.engine.executors.torch_executor import TorchExecutor
 
 CPU = torch.device("cpu")
 

@@ -11,6 +11,7 @@ from app.api.deps import ServicesDep
 from app.api.responses import json_response
 from app.checkpoints.load import Checkpoint
 from app.config import Settings
+from app.engine.executors.choose import Choice
 from app.learners._base import EmbeddingLearner
 from app.services.catalogue import Catalogue, Kit
 
@@ -34,6 +35,7 @@ def backbone_json(catalogue: Catalogue, kit: Kit) -> dict[str, object]:
         "way": asdict(card.way),
         "shot": card.shot,
         "sha256": checkpoint.sha256,
+        "executor": _executor_json(catalogue.executors[card.name]) if card.name in catalogue.executors else None,
         "licence": card.licence,
         "provenance": card.provenance,
         "recipe": card.recipe,
@@ -50,6 +52,16 @@ def _served_json(catalogue: Catalogue, kit: Kit, name: str) -> dict[str, object]
         "adapts_weights": learner.adapts_weights,
         "own_weights": name in kit.checkpoint.learner_weights,
         "sha256": learner.sha256,
+    }
+
+
+def _executor_json(choice: Choice) -> dict[str, object]:
+    """What runs the backbone; `example_ms` by the size of a batch, as measured when it was chosen among others."""
+    return {
+        "name": choice.executor.name,
+        "version": choice.version,
+        "precision": choice.executor.precision,
+        "example_ms": {str(examples): round(spent_ms, 3) for examples, spent_ms in choice.example_ms.items()},
     }
 
 

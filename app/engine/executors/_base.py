@@ -1,12 +1,23 @@
-"""What every executor is: a way to run a checkpoint's frozen backbone."""
+"""What every executor is: a way to run a checkpoint's frozen backbone, in micro-batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
+from app.backbones._base import Backbone
 from app.core.episode import Features
+from app.engine.errors import DeviceMemoryFull
+from app.engine.executors._rows import cat_padded, join, lengths_of, micro_batches, trimmed
+
+TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Padded positions of one forward. More buys no speed, but padding and memory."""
+
+_NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "std::bad_alloc")
+"""What torch, ONNX Runtime and any C++ say; on a CPU none of them has an exception type of its own."""
 
 
 def no_beat() -> None:
@@ -15,29 +26,88 @@ def no_beat() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Does this error say that the device, or the machine, ran out of memory?"""
-    # The CPU's allocator has no exception type of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(words in text for words in _NO_MEMORY)
 
 
 class Executor(ABC):
-    """Runs one frozen backbone on one device. Only the device thread calls it."""
+    """Runs one frozen backbone on one device, in float32. Only the device thread calls it.
 
-    device: torch.device
+    Rows of mixed lengths are sorted by length and trimmed, so that short ones are not computed at the
+    length of the longest. uint8 images travel as they are. When memory runs out the micro-batch is
+    halved and tried again; it grows back by one example with every forward that succeeds.
+    """
+
+    name: ClassVar[str]
+    """What it is asked for by."""
+
+    precision: ClassVar[str] = "float32"
+
     dim: int | None
     """Size of an embedding; `None` means that of the input."""
     forwards: int = 0
     """Forwards run until now, retries too."""
+
+    def __init__(self, backbone: Backbone, device: torch.device, micro_batch_tokens: int | None = None) -> None:
+        self.device = device
+        self.dim = backbone.dim
+        self.most_examples = backbone.micro_batch_examples(device.type)
+        self._examples = self.most_examples
+        self._tokens = micro_batch_tokens or TOKENS.get(device.type, TOKENS["cuda"])
+        padded = [axis for axis, size in enumerate(backbone.input_shape, start=1) if size is None]
+        self._padded_axes = padded if backbone.pads else []
 
     def no_features(self, inputs: Tensor) -> Features:
         """What a head gets for a work without rows: shape (0, dim)."""
         of_input = inputs.shape[-1] if inputs.ndim > 1 else 0
         return torch.empty(0, of_input if self.dim is None else self.dim, device=self.device)
 
-    @abstractmethod
+    @torch.no_grad()
     def embed(self, parts: Sequence[Tensor], beat: Callable[[], None] = no_beat) -> Features:
         """Embed the rows of all parts (each (n_i, ...), on the CPU) in their order.
 
-        The parts agree in type and in the sizes of all axes that are not padded. `beat` is called
-        between forwards; what it raises goes through. The features are on the device, float32.
-        Raises: `DeviceMemoryFull`, and what the backbone raises.
+        The parts agree in type and in the sizes of all axes that are not padded. There are as few forwards as the
+        micro-batch allows; `beat` is called between them, and what it raises goes through. The features are on the
+        device, float32. Raises: `DeviceMemoryFull`, and what the backbone raises.
         """
+        axes = self._padded_axes
+        if not axes:
+            return join([self._embed_rows(some, beat) for some in torch.split(join(parts), self._examples)])
+        rows = cat_padded(parts, axes)
+        lengths = lengths_of(rows, axes)
+        order, sizes = micro_batches(lengths, self._examples, self._tokens)
+        pieces = [self._embed_rows(trimmed(rows, axes, lengths, some), beat) for some in torch.split(order, sizes)]
+        features = join(pieces)
+        if len(sizes) == 1 and torch.equal(order, torch.arange(len(rows))):
+            return features
+        return features[order.argsort().to(self.device)]
+
+    def _embed_rows(self, rows: Shaped[Tensor, "n ..."], beat: Callable[[], None]) -> Features:
+        beat()
+        self.forwards += 1
+        try:
+            features = self._forward(rows)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if len(features) != len(rows):
+                raise RuntimeError(f"the backbone gave {len(features)} rows for {len(rows)}")
+            self._examples = min(self.most_examples, self._examples + 1)
+            return features
+        # Out of the handler, so that the traceback holds no tensor of the failed forward any more.
+        self._free_memory()
+        if len(rows) == 1:
+            raise DeviceMemoryFull
+        half = -(-len(rows) // 2)
+        self._examples = half
+        return torch.cat([self._embed_rows(some, beat) for some in torch.split(rows, half)])
+
+    @abstractmethod
+    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+        """Embed so many rows at once."""
+
+    def _free_memory(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give cached memory back to the device, for the next try."""

@@ -1,0 +1,71 @@
+"""Rows of mixed sizes: joined, measured, and cut into forwards."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def micro_batches(
+    lengths: Int64[Tensor, "n axes"], most_examples: int, most_tokens: int
+) -> tuple[Int64[Tensor, " n"], list[int]]:
+    """Order rows of mixed lengths and cut them into forwards: (row indices, sizes of the cuts).
+
+    Short rows come first, and a cut holds at most `most_examples` rows and `most_tokens` positions
+    after padding to its longest row; a single longer row makes a cut of its own.
+    """
+    order = lengths.prod(1).argsort(stable=True)
+    sizes = [0]
+    longest = [0] * lengths.shape[1]
+    for row in lengths[order].tolist():
+        longest = [max(pair) for pair in zip(longest, row, strict=True)]
+        tokens = sizes[-1] + 1
+        for size in longest:
+            tokens *= size
+        if sizes[-1] and (sizes[-1] == most_examples or tokens > most_tokens):
+            sizes.append(0)
+            longest = row
+        sizes[-1] += 1
+    return order, sizes
+
+
+def lengths_of(rows: Shaped[Tensor, "n ..."], axes: Sequence[int]) -> Int64[Tensor, "n axes"]:
+    """How far each row reaches along each axis before only zeros come; at least 1."""
+    filled = rows != 0
+    reaches = []
+    for axis in axes:
+        others = [other for other in range(1, rows.ndim) if other != axis]
+        along = filled.any(others) if others else filled
+        positions = torch.arange(1, rows.shape[axis] + 1)
+        reaches.append((along * positions).amax(1).clamp(min=1))
+    return torch.stack(reaches, 1)
+
+
+def trimmed(
+    rows: Shaped[Tensor, "n ..."], axes: Sequence[int], lengths: Int64[Tensor, "n axes"], chosen: Int64[Tensor, " m"]
+) -> Shaped[Tensor, "m ..."]:
+    """The chosen rows, no longer than the longest of them."""
+    picked = rows[chosen]
+    for axis, longest in zip(axes, lengths[chosen].amax(0).tolist(), strict=True):
+        picked = picked.narrow(axis, 0, longest)
+    return picked
+
+
+def cat_padded(parts: Sequence[Tensor], axes: Sequence[int]) -> Shaped[Tensor, "n ..."]:
+    """All parts as one, zero-padded at the end along the axes."""
+    if len(parts) == 1:
+        return parts[0]
+    target = {axis: max(part.shape[axis] for part in parts) for axis in axes}
+    padded = []
+    for part in parts:
+        # `pad` counts from the last axis backwards, a pair (before, after) an axis.
+        gaps = [(0, target.get(axis, part.shape[axis]) - part.shape[axis]) for axis in range(part.ndim)]
+        padded.append(pad(part, [size for gap in reversed(gaps) for size in gap]))
+    return torch.cat(padded)
+
+
+def join(pieces: Sequence[Tensor]) -> Shaped[Tensor, "n ..."]:
+    """The pieces one after the other; one alone is not copied."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))

@@ -1,0 +1,81 @@
+"""Does an executor embed as torch does, and how fast is it?"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from app.core.episode import Features
+from app.engine.executors._base import Executor
+
+TOLERANCE: Final = 1e-4
+"""How far an embedding may lie from torch's, over its length; a cosine of 0.999999995 or more follows from it."""
+
+ROUNDS: Final = 7
+LEAST_ROUNDS: Final = 3
+PATIENCE_S: Final = 1.0
+"""After so long no further round begins, once there are `LEAST_ROUNDS`."""
+
+
+@final
+class EmbedsOtherwise(Exception):
+    """The executor's answers are not torch's."""
+
+
+def check(executor: Executor, inputs: Shaped[Tensor, "n ..."], reference: Features, briefly: bool = False) -> None:
+    """Compare the embedding of one input alone with torch's, and unless `briefly` those of all inputs together.
+
+    Raises: `EmbedsOtherwise`.
+    """
+    middle = len(inputs) // 2
+    for rows in (slice(middle, middle + 1), slice(None))[: 1 if briefly else 2]:
+        off = deviation(executor.embed([inputs[rows]]), reference[rows])
+        if not off <= TOLERANCE:
+            raise EmbedsOtherwise(f"its embeddings differ from torch's by {off:.1e} of their length")
+
+
+def deviation(features: Shaped[Tensor, "n dim"], wanted: Shaped[Tensor, "n2 dim2"]) -> float:
+    """The largest distance of a row from the wanted one, over the length of that; infinite where a shape differs."""
+    if features.shape != wanted.shape:
+        return float("inf")
+    # A row of zeros has no length; it is held to the tolerance itself.
+    lengths = wanted.norm(dim=1)
+    return float(((features - wanted).norm(dim=1) / torch.where(lengths > 0, lengths, 1.0)).max())
+
+
+def example_ms(executors: Sequence[Executor], inputs: Shaped[Tensor, "n ..."]) -> dict[str, dict[int, float]]:
+    """Milliseconds an example, by executor and by batch: of one, and of a whole micro-batch.
+
+    In turns, and the least of several rounds: what else runs on the machine only adds.
+    """
+    found: dict[str, dict[int, float]] = {one.name: {} for one in executors}
+    middle = len(inputs) // 2
+    for examples in sorted({1, executors[0].most_examples}):
+        rows = inputs[torch.arange(middle, middle + examples) % len(inputs)]
+        end_s = time.monotonic() + PATIENCE_S
+        # The first of them warms up: some plan for a new shape.
+        for turn in range(ROUNDS):
+            if turn > LEAST_ROUNDS and time.monotonic() > end_s:
+                break
+            for one in executors:
+                started_s = time.perf_counter()
+                one.embed([rows])
+                spent_ms = (time.perf_counter() - started_s) * 1000 / examples
+                if turn:
+                    found[one.name][examples] = min(spent_ms, found[one.name].get(examples, spent_ms))
+    return found
+
+
+def fastest_first(measured: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """The names by the product of their times: twice as fast alone is worth twice as fast in a batch."""
+
+    def product(name: str) -> float:
+        result = 1.0
+        for spent_ms in measured[name].values():
+            result *= spent_ms
+        return result
+
+    return sorted(measured, key=product)

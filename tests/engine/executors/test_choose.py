@@ -1,0 +1,231 @@
+"""Which executor serves, and what happens where one cannot."""
+
+import json
+import logging
+import sys
+from typing import final
+
+import pytest
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from app.backbones import build
+from app.backbones._base import Backbone
+from app.checkpoints.golden import probe_inputs
+from app.config import Settings
+from app.engine.executors.check import TOLERANCE, EmbedsOtherwise, check, deviation, fastest_first
+from app.engine.executors.choose import COMPILED, ExecutorName, Wish, choose
+from app.engine.executors.torch_executor import TorchExecutor
+
+CPU = torch.device("cpu")
+SHA256 = "ab" * 32
+
+
+@pytest.fixture
+def backbone():
+    return build("conv4", {"filters": 8, "image_size": 16}).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def chosen(backbone, tmp_path):
+    """Chooses for the small backbone: `chosen("auto")`."""
+
+    def made(name="auto", of=backbone):
+        return choose(of, SHA256, CPU, Wish(name, tmp_path / "executors"))
+
+    return made
+
+
+def kept(tmp_path):
+    (path,) = (tmp_path / "executors").glob("*.json")
+    return path
+
+
+def test_the_names_of_the_setting_are_the_executors():
+    assert set(ExecutorName.__args__) == {"auto", "torch", *COMPILED}
+
+
+@pytest.mark.parametrize("name", ["torch", *COMPILED])
+def test_an_executor_that_is_named_serves_unmeasured(chosen, tmp_path, name):
+    choice = chosen(name)
+    assert choice.executor.name == name
+    assert choice.example_ms == {}
+    assert choice.version
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_auto_measures_every_executor_alone_and_in_a_micro_batch(chosen, backbone, tmp_path):
+    choice = chosen()
+    stored = json.loads(kept(tmp_path).read_text())
+    assert set(stored["example_ms"]) == {"torch", *COMPILED}
+    for times in stored["example_ms"].values():
+        assert set(times) == {"1", str(backbone.micro_batch_examples("cpu"))}
+        assert min(times.values()) > 0
+    assert stored["passed_over"] == {}
+    measured = {
+        name: {int(size): spent for size, spent in times.items()} for name, times in stored["example_ms"].items()
+    }
+    assert choice.executor.name == fastest_first(measured)[0]
+    assert choice.example_ms == measured[choice.executor.name]
+
+
+@pytest.mark.parametrize("fastest", ["torch", *COMPILED])
+def test_a_later_start_keeps_the_choice_and_does_not_measure(chosen, backbone, tmp_path, fastest):
+    chosen()
+    times = {name: {"1": 2.0, "32": 2.0} for name in ("torch", *COMPILED)} | {fastest: {"1": 1.0, "32": 1.5}}
+    kept(tmp_path).write_text(json.dumps({"example_ms": times, "passed_over": {}}))
+    choice = chosen()
+    assert choice.executor.name == fastest
+    assert choice.example_ms == {1: 1.0, 32: 1.5}
+    inputs = probe_inputs(backbone)
+    assert deviation(choice.executor.embed([inputs]), TorchExecutor(backbone, CPU).embed([inputs])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"example_ms": {"abacus": {"1": 1.0}}, "passed_over": {}}'])
+def test_a_choice_that_cannot_be_read_is_made_anew(chosen, tmp_path, content):
+    chosen()
+    kept(tmp_path).write_text(content)
+    chosen()
+    assert set(json.loads(kept(tmp_path).read_text())["example_ms"]) == {"torch", *COMPILED}
+
+
+def test_another_number_of_threads_is_measured_on_its_own(chosen, tmp_path):
+    threads = torch.get_num_threads()
+    chosen()
+    try:
+        torch.set_num_threads(threads + 1)
+        chosen()
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list((tmp_path / "executors").glob("*.json"))) == 2
+
+
+def test_twice_as_fast_alone_is_worth_twice_as_fast_in_a_batch():
+    assert fastest_first({"a": {1: 8.0, 8: 2.0}, "b": {1: 4.0, 8: 3.0}, "c": {1: 2.0, 8: 9.0}}) == ["b", "a", "c"]
+
+
+@final
+class Lopsided(Backbone):
+    """Torch takes another way for one row than for many; an export knows only one of them."""
+
+    modality = "vector"
+    input_shape = (12,)
+    dim = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(12), requires_grad=False)
+
+    def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:
+        return inputs * self.scale * (2.0 if len(inputs) == 1 else 1.0)
+
+
+@final
+class Unexportable(Backbone):
+    """Uses what the exchange format does not know."""
+
+    modality = "vector"
+    input_shape = (12,)
+    dim = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(12), requires_grad=False)
+
+    def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:
+        return torch.special.bessel_j0(inputs * self.scale)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_cannot_be_exported_is_served_by_torch_and_the_log_says_why(chosen, caplog, name):
+    backbone = Unexportable()
+    choice = chosen(name, backbone)
+    assert choice.executor.name == "torch"
+    assert f"the executor {name} is passed over" in caplog.text
+    assert "bessel_j0" in caplog.text
+
+
+def test_a_later_start_says_again_what_is_passed_over_and_why(chosen, caplog, tmp_path):
+    for _ in range(2):
+        caplog.clear()
+        assert chosen("auto", Unexportable()).executor.name == "torch"
+        for name in COMPILED:
+            assert f"the executor {name} is passed over" in caplog.text
+    assert set(json.loads(kept(tmp_path).read_text())["passed_over"]) == set(COMPILED)
+
+
+@pytest.mark.parametrize("name", ["auto", *COMPILED])
+def test_what_embeds_otherwise_is_served_by_torch(chosen, caplog, tmp_path, name, backbone):
+    chosen("openvino")
+    (path,) = tmp_path.rglob("*.safetensors")
+    with safe_open(path, "pt") as stored:
+        metadata = stored.metadata()
+    save_file({key: tensor + 0.01 for key, tensor in load_file(path).items()}, path, metadata)
+    assert chosen(name).executor.name == "torch"
+    assert "EmbedsOtherwise" in caplog.text
+
+
+def test_a_way_that_one_row_alone_takes_is_found_by_the_check():
+    backbone = Lopsided()
+    inputs = probe_inputs(backbone)
+    executor = TorchExecutor(backbone, CPU)
+    with pytest.raises(EmbedsOtherwise):
+        check(executor, inputs, executor.embed([inputs]))
+
+
+@pytest.mark.parametrize("wrong", [1 + 2 * TOLERANCE, float("nan"), -1.0])
+def test_a_deviation_over_the_tolerance_is_refused(backbone, wrong):
+    inputs = probe_inputs(backbone)
+    executor = TorchExecutor(backbone, CPU)
+    right = executor.embed([inputs])
+    check(executor, inputs, right)
+    with pytest.raises(EmbedsOtherwise):
+        check(executor, inputs, right * wrong)
+    with pytest.raises(EmbedsOtherwise):
+        check(executor, inputs, right[:, 1:])
+
+
+def test_a_backbone_without_weights_keeps_to_torch(chosen, tmp_path):
+    assert chosen("auto", build("identity", {})).executor.name == "torch"
+    assert chosen("openvino", build("identity", {})).executor.name == "torch"
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written_torch_serves(chosen, caplog, tmp_path):
+    (tmp_path / "executors").write_text("a file where the folder should be")
+    assert chosen().executor.name == "torch"
+    assert chosen("onnxruntime").executor.name == "torch"
+    assert "is passed over" in caplog.text
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    """As on a machine without the extra."""
+    for package in COMPILED:
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_without_the_extra_torch_serves_and_nothing_is_written_or_logged(chosen, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    assert chosen().executor.name == "torch"
+    assert not list(tmp_path.iterdir())
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("name", COMPILED)
+def test_an_executor_that_is_not_installed_is_a_clear_error(chosen, name):
+    with pytest.raises(ValidationError, match=r"pip install 'imprint\[fast\]'"):
+        Settings(executor=name)
+    with pytest.raises(ValueError, match=name):
+        chosen(name)
+
+
+def test_an_executor_for_cpus_is_refused_on_cuda(backbone, tmp_path):
+    with pytest.raises(ValueError, match="take auto or torch"):
+        choose(backbone, SHA256, torch.device("cuda"), Wish("openvino", tmp_path))
