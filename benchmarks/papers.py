@@ -16,6 +16,10 @@ WIDE: Final = [96, 192, 384, 512]
 """The filters of R2D2's wider conv4."""
 
 
+FULL: Final = [64, 160, 320, 640]
+"""The filters of the papers' ResNet-12."""
+
+
 @dataclass(frozen=True)
 class Paper:
     """The numbers of one method over one network."""
@@ -117,8 +121,9 @@ def network_of(card: Card) -> str:
     settings = card.architecture_settings
     if card.architecture == "conv4" and list(settings.get("widths", ())) == WIDE:  # type: ignore[call-overload]
         return "conv4, wider"
-    plain = settings.get("filters", 64) == 64 and not settings.get("widths")
-    return card.architecture if card.architecture != "conv4" or plain else "conv4, of another width"
+    plain = settings.get("filters", 64) == 64 and list(settings.get("widths", ())) in ([], FULL)  # type: ignore[call-overload]
+    convolutional = card.architecture in ("conv4", "resnet12")
+    return card.architecture if plain or not convolutional else f"{card.architecture}, of another width"
 
 
 def paper_of(dataset: str, card: Card, learner: str) -> Paper | None:
