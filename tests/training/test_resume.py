@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,10 +83,14 @@ def _start(told: Options, *more: str) -> subprocess.Popen[bytes]:
 
 
 def _stored(out: Path) -> tuple[dict[str, Any], torch.Tensor]:
-    """What a state file says, and the losses in it."""
+    """What a state file says, and the losses in it.
+
+    Of a copy: `safe_open` opens a path twice, and a running training puts another file there in between.
+    """
     from safetensors import safe_open
 
-    with safe_open(out / "tiny" / "run" / STATE_FILE, framework="pt") as file:
+    copy = shutil.copyfile(out / "tiny" / "run" / STATE_FILE, out / "copy.safetensors")
+    with safe_open(copy, framework="pt") as file:
         return json.loads(file.metadata()["state"]), file.get_tensor("losses")
 
 

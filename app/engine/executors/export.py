@@ -75,7 +75,7 @@ def _read(path: Path, reference_path: Path) -> Exported | None:
             reference: Tensor = stored.get_tensor(_REFERENCE)
         if file_sha256(path) == sha256:
             return Exported(path, reference)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last where another process replaces it right now
         _logger.warning("an exported backbone cannot be read and is made anew: %s", error)
     else:
         _logger.warning("an exported backbone is damaged and is made anew: %s", path.name)
