@@ -85,7 +85,7 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             engine.start()
             log.info("started", device=str(device), executors=_shown(choices), data_dir=str(settings.data_dir))
             try:
-                yield wire(registry, engine, catalogue_, workers, settings.limits)
+                yield wire(registry, engine, catalogue_, workers, settings.limits, metrics)
             finally:
                 engine.stop(settings.drain_timeout_s)
     log.info("stopped")

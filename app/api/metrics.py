@@ -12,7 +12,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @final
 class Metrics:
-    """All metrics of one server, and the engine's observer. Every app has its own registry."""
+    """All metrics of one server, and the observer of the engine and of admission. Every app has its own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,6 +32,15 @@ class Metrics:
         )
         self._queue = Gauge(
             "imprint_queue_examples", "Examples that waited when the last batch was taken.", registry=own
+        )
+        self._admitted = Gauge(
+            "imprint_admitted_examples",
+            "Examples let in and not computed: decoding, queued or on the device.",
+            ["backbone"],
+            registry=own,
+        )
+        self._refused = Counter(
+            "imprint_refusals", "Requests that were told to come back later.", ["backbone"], registry=own
         )
         self._queue_seconds = Histogram(
             "imprint_queue_seconds", "Seconds a work waited.", ["backbone"], buckets=SECONDS, registry=own
@@ -59,6 +68,14 @@ class Metrics:
     def predicted(self, backbone: str, learner: str, inputs: int) -> None:
         """Inputs were predicted."""
         self._predictions.labels(backbone, learner).inc(inputs)
+
+    def on_waiting(self, backbone: str, examples: int) -> None:
+        """So many examples are in the server and not computed."""
+        self._admitted.labels(backbone).set(examples)
+
+    def on_refused(self, backbone: str) -> None:
+        """A request was told to come back later."""
+        self._refused.labels(backbone).inc()
 
     def on_batch(self, report: BatchReport) -> None:
         """A batch went through its backbone."""

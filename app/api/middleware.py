@@ -3,6 +3,8 @@
 import asyncio
 import re
 import time
+from http import HTTPStatus
+from typing import final
 from uuid import uuid4
 
 import structlog
@@ -19,6 +21,10 @@ QUIET = {"/livez", "/readyz", "/metrics"}
 
 UNREAD = {413, 504}
 """After these the rest of the body may still be on its way: the connection is of no more use."""
+
+DISCARDED_BYTES = 1024 * 1024
+"""A refused body up to this is left to the server, which reads it to its end: that is cheaper for both sides than a new
+connection, and the client sees its answer even if it looks for it only after sending."""
 
 log = structlog.get_logger("imprint.http")
 
@@ -52,6 +58,7 @@ class RequestMiddleware:
         request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
         scope["request_id"] = request_id
         status = 0
+        body = _Body(receive, sent, self.body_size_bytes)
         head = scope["method"] == "HEAD"
         if head:  # is a GET whose body stays here
             scope = {**scope, "method": "GET"}
@@ -62,7 +69,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
-                if status in UNREAD:
+                if status in UNREAD or (status == HTTPStatus.TOO_MANY_REQUESTS and not body.discardable):
                     headers["Connection"] = "close"
             elif head:
                 message = {**message, "body": b""}
@@ -70,10 +77,8 @@ class RequestMiddleware:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            declared = sent.get("content-length", "")
-            if declared.isdigit() and int(declared) > self.body_size_bytes:
-                raise BodyTooLarge(self.body_size_bytes)
-            await self.app(scope, self._limited(receive), send_with_id)
+            body.check_declared()
+            await self.app(scope, body.receive, send_with_id)
         except asyncio.CancelledError:  # the server shuts down and waits no longer
             if not status:
                 gone = Unavailable("The server is shutting down.", retry_after_s=1.0)
@@ -94,20 +99,6 @@ class RequestMiddleware:
             self._note(scope, status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id")
 
-    def _limited(self, receive: Receive) -> Receive:
-        seen_bytes = 0
-
-        async def limited() -> Message:
-            nonlocal seen_bytes
-            message = await receive()
-            if message["type"] == "http.request":
-                seen_bytes += len(message.get("body", b""))
-                if seen_bytes > self.body_size_bytes:
-                    raise BodyTooLarge(self.body_size_bytes)
-            return message
-
-        return limited
-
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.metrics.request(scope["method"], route, status, seconds)
@@ -119,3 +110,37 @@ class RequestMiddleware:
             status=status or "client left",
             duration_ms=round(seconds * 1000, 2),
         )
+
+
+@final
+class _Body:
+    """What a request sends, held to a limit, and how much of it may still be on its way."""
+
+    def __init__(self, receive: Receive, headers: Headers, limit_bytes: int) -> None:
+        self._receive = receive
+        self._limit_bytes = limit_bytes
+        declared = headers.get("content-length", "")
+        self._declared_bytes = int(declared) if declared.isdigit() else 0
+        self._open_ended = "transfer-encoding" in headers or "expect" in headers
+        self._seen_bytes = 0
+        self._whole = False
+
+    def check_declared(self) -> None:
+        """Raises `BodyTooLarge` before anything is read, where the client tells the size."""
+        if self._declared_bytes > self._limit_bytes:
+            raise BodyTooLarge(self._limit_bytes)
+
+    async def receive(self) -> Message:
+        """The next message. Raises `BodyTooLarge`."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._seen_bytes += len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._seen_bytes > self._limit_bytes:
+                raise BodyTooLarge(self._limit_bytes)
+        return message
+
+    @property
+    def discardable(self) -> bool:
+        """Is it here, or surely little, so that the connection can be used again after an answer that read none?"""
+        return self._whole or (not self._open_ended and self._declared_bytes <= DISCARDED_BYTES)

@@ -1,55 +1,92 @@
 """The batching policy: a pure function of the pending work and the budget. Replace it here."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from heapq import nsmallest
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from app.engine.pending import BatchKey, Pending, Slice
 
-Groups: TypeAlias = Mapping[BatchKey, Mapping[Pending, None]]
-"""Pending works by key, oldest first; the key that was served longest ago comes first."""
+Works: TypeAlias = Mapping[Pending, None]
+"""Pending works of one task, oldest first."""
+
+Tasks: TypeAlias = Mapping[Hashable, Works]
+"""Pending works by task; the task that was served longest ago, or least, comes first."""
+
+Groups: TypeAlias = Mapping[BatchKey, Tasks]
+"""Pending works by key; the key that was served longest ago comes first."""
 
 Policy: TypeAlias = Callable[[Groups, int], list[Slice]]
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 
 def plan(groups: Groups, budget: int) -> list[Slice]:
     """Choose the next batch, at most `budget` examples, all of one key; empty when nothing is pending.
 
     Nothing waits for more to come. Keys take turns, so that no backbone starves another. Within a
-    batch the examples are shared max-min fairly: a work that wants more than its share gets what the
-    smaller ones leave. So a large adaptation rides along in slices, and a lone predict is in the very
-    next batch. A heavy head runs once its cost was handed out like rows, one in a batch, so that what is light
-    waits for one at most. The slices come in the order of age.
+    batch the examples are shared max-min fairly among tasks, then among the works of each: who wants more than its
+    share gets what the others leave. So a large adaptation rides along in slices, a lone predict is in the very
+    next batch, and a task with a hundred requests gets no more than one with ten as long as both wait. A heavy head
+    runs once its cost was handed out like rows, one in a batch, so that what is light waits for one at most. The
+    slices come in the order of age.
     """
     if not groups:
         return []
-    chosen = _chosen(next(iter(groups.values())), budget)
-    shares = _max_min_shares(chosen, budget)
+    tasks = next(iter(groups.values()))
+    wishes = {task: _wish(tasks[task], budget) for task in _some(tasks, budget, _oldest_left)}
+    rooms = _max_min_shares(wishes, budget)
+    shares: dict[Pending, int] = {}
+    chosen: list[Pending] = []
+    for task in wishes:
+        works = _some(tasks[task], rooms[task], _left)
+        shares |= _max_min_shares({one: one.left for one in works}, rooms[task])
+        chosen += works
+    # In the order of tasks, so that heavy heads take turns too: a task that gets nothing now keeps its place.
     ready = [one for one in chosen if one.work.head_examples and shares[one] == one.left]
     for one in ready[1:]:
         shares[one] -= 1
+    chosen.sort(key=lambda one: one.queued_at_s)
     return [Slice(one, one.taken, one.taken + shares[one]) for one in chosen if shares[one]]
 
 
-def _chosen(works: Mapping[Pending, None], budget: int) -> list[Pending]:
-    """At most one work an example. Where there are more, half of the room goes by age, so that nothing
+def _some(items: Mapping[H, T], most: int, left: Callable[[H, T], int]) -> list[H]:
+    """At most one an example. Where there are more, half of the room goes by the order, so that nothing
     starves, and half to what is nearly done, so that old and large works cannot shut out small ones."""
-    if len(works) <= budget:
-        return list(works)
-    oldest = list(islice(works, budget - budget // 2))
-    rest = islice(works, len(oldest), None)
-    nearly_done = nsmallest(budget // 2, enumerate(rest), key=lambda at: (at[1].left, at[0]))
-    return oldest + [one for _, one in sorted(nearly_done, key=lambda at: at[0])]
+    if len(items) <= most:
+        return list(items)
+    first = list(islice(items, most - most // 2))
+    rest = islice(items.items(), len(first), None)
+    nearly_done = nsmallest(most // 2, enumerate(rest), key=lambda at: (left(*at[1]), at[0]))
+    return first + [one for _, (one, _) in sorted(nearly_done, key=lambda at: at[0])]
 
 
-def _max_min_shares(works: Iterable[Pending], budget: int) -> dict[Pending, int]:
+def _left(one: Pending, _: None) -> int:
+    return one.left
+
+
+def _oldest_left(_: Hashable, works: Works) -> int:
+    return next(iter(works)).left
+
+
+def _wish(works: Iterable[Pending], budget: int) -> int:
+    """What a task would take of a batch if it were alone."""
+    wish = 0
+    for one in works:
+        wish += one.left
+        if wish >= budget:
+            return budget
+    return wish
+
+
+def _max_min_shares(wishes: Mapping[H, int], budget: int) -> dict[H, int]:
     """Water filling: from the smallest wish to the largest, each gets its wish or an equal part of the rest."""
-    shares: dict[Pending, int] = {}
-    by_wish = sorted(works, key=lambda one: one.left)
+    shares: dict[H, int] = {}
+    by_wish = sorted(wishes, key=lambda one: wishes[one])
     for served, one in enumerate(by_wish):
-        # Rounded up, so that no example of the budget is left over; ties go to the older work.
+        # Rounded up, so that no example of the budget is left over; ties go to what stands first.
         fair = -(-budget // (len(by_wish) - served))
-        shares[one] = min(one.left, fair)
+        shares[one] = min(wishes[one], fair)
         budget -= shares[one]
     return shares

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -50,6 +51,11 @@ class Pending:
     finished: bool = False
     """Succeeded, failed or dropped: nothing of it is to be computed any more."""
     parts: list[Features] = field(default_factory=list)
+
+    @property
+    def task(self) -> Hashable:
+        """Whose share of a batch it takes: its task's, or one of its own."""
+        return self if self.work.task is None else self.work.task
 
     @property
     def left(self) -> int:

@@ -1,12 +1,14 @@
 """The bounded queue between the event loop and the device thread."""
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Hashable
 from threading import Condition
 from typing import final
 
 from app.core.errors import Busy, DeadlinePassed
 from app.engine.batcher import Policy, plan
+from app.engine.budget import Budgets
 from app.engine.errors import Draining
 from app.engine.pending import BatchKey, Pending, Slice
 
@@ -28,10 +30,10 @@ class WorkQueue:
 
     def __init__(self, bound_examples: int, batch_examples: int, policy: Policy = plan) -> None:
         self._bound_examples = bound_examples
-        self._batch_examples = batch_examples
+        self._budgets = Budgets(batch_examples)
         self._policy = policy
         self._condition = Condition()
-        self._groups: OrderedDict[BatchKey, dict[Pending, None]] = OrderedDict()
+        self._groups: OrderedDict[BatchKey, OrderedDict[Hashable, dict[Pending, None]]] = OrderedDict()
         self._examples = 0
         self._in_flight: list[Pending] = []
         self._owner: object | None = None
@@ -67,7 +69,8 @@ class WorkQueue:
                     f"{self._examples} examples wait already, of at most {self._bound_examples}; try again later.",
                     retry_after_s=self._retry_after_s(),
                 )
-            self._groups.setdefault(pending.key, {})[pending] = None
+            tasks = self._groups.setdefault(pending.key, OrderedDict())
+            tasks.setdefault(pending.task, {})[pending] = None
             self._examples += cost
             self._condition.notify()
 
@@ -100,14 +103,13 @@ class WorkQueue:
         """Fail the waiting works whose deadline is over, for when the owner is too busy to look."""
         now_s = time.monotonic()
         with self._condition:
-            waiting = [one for group in self._groups.values() for one in group]
-            self._fail_expired(waiting, now_s)
+            self._fail_expired(self._waiting(), now_s)
 
     def hand_over(self, owner: object | None) -> list[Pending]:
         """Make another thread the owner. Gives all unfinished works, which are forgotten here: fail them."""
         with self._condition:
-            waiting = [one for group in self._groups.values() for one in group]
-            unfinished = [one for one in dict.fromkeys(self._in_flight + waiting) if not one.finished]
+            waiting = dict.fromkeys(self._in_flight + self._waiting())
+            unfinished = [one for one in waiting if not one.finished]
             self._groups.clear()
             self._examples = 0
             self._set_down()
@@ -122,17 +124,34 @@ class WorkQueue:
             self._condition.notify_all()
 
     def _next_batch(self) -> list[Slice]:
-        while slices := self._policy(self._groups, self._batch_examples):
+        while self._groups:
+            first, *_ = next(iter(self._groups))  # the backbone whose turn it is
+            slices = self._policy(self._groups, self._budgets.of(first))
             if self._fail_expired([one.pending for one in slices], time.monotonic()):
                 continue
             for one in slices:
                 self._hand_out(one)
-            key = slices[0].pending.key
-            if key in self._groups:
-                self._groups.move_to_end(key)
+            self._to_the_end(slices)
             self._busy_since_s = time.monotonic()
             return slices
         return []
+
+    def _waiting(self) -> list[Pending]:
+        return [one for tasks in self._groups.values() for works in tasks.values() for one in works]
+
+    def _to_the_end(self, slices: list[Slice]) -> None:
+        """Key and tasks that were served now come last; of the tasks, who got most comes last of all."""
+        key = slices[0].pending.key
+        served: Counter[Hashable] = Counter()
+        for one in slices:
+            served[one.pending.task] += one.stop - one.start
+        tasks = self._groups.get(key)
+        if tasks is None:
+            return
+        self._groups.move_to_end(key)
+        # Sorted as they stood, so that of those who got the same the first is the first again.
+        for task in sorted([one for one in tasks if one in served], key=served.__getitem__):
+            tasks.move_to_end(task)
 
     def _hand_out(self, one: Slice) -> None:
         cost = one.stop - one.start
@@ -156,12 +175,16 @@ class WorkQueue:
         return bool(expired)
 
     def _remove(self, pending: Pending) -> None:
-        group = self._groups.get(pending.key, {})
-        if pending in group:
-            del group[pending]
-            self._examples -= pending.left
-            if not group:
-                del self._groups[pending.key]
+        tasks = self._groups.get(pending.key)
+        works = None if tasks is None else tasks.get(pending.task)
+        if tasks is None or works is None or pending not in works:
+            return
+        del works[pending]
+        self._examples -= pending.left
+        if not works:
+            del tasks[pending.task]
+        if not tasks:
+            del self._groups[pending.key]
 
     def _learn_throughput(self) -> None:
         if self._busy_since_s is None:
@@ -169,6 +192,8 @@ class WorkQueue:
         seconds = max(time.monotonic() - self._busy_since_s, 1e-6)
         self._recent_cost += SMOOTHING * (self._batch_cost - self._recent_cost)
         self._recent_s += SMOOTHING * (seconds - self._recent_s)
+        if not any(one.work.head_examples for one in self._in_flight):  # how long heavy heads take is not of its size
+            self._budgets.note(self._in_flight[0].key[0], self._batch_cost, seconds)
 
     def _retry_after_s(self) -> float:
         if not self._recent_cost:

@@ -26,6 +26,7 @@ class Work(Generic[T]):
     run and the head gets features of shape (0, dim). `deadline_s` is a `time.monotonic()` reading.
     `head_examples` says how many examples the head takes through a backbone itself. Such a heavy head runs after the
     light ones of its batch, on all CPU threads, and calls `beat_now` (`app.core.heartbeat`) between its steps.
+    Works of one `task` share what is dealt to it; a work without shares with none.
     """
 
     backbone: str
@@ -33,6 +34,7 @@ class Work(Generic[T]):
     head: Head[T]
     deadline_s: float | None = None
     head_examples: int = 0
+    task: str | None = None
 
     @property
     def cost_examples(self) -> int:
@@ -55,9 +57,11 @@ class EngineSettings:
     """What an operator may change about the engine. `None` chooses by the kind of device."""
 
     queue_examples: int = 4096
-    """Examples that may wait; more is 429. One larger work is taken when nothing else waits."""
+    """Decoded examples that may wait; more is 429. One larger work is taken when nothing else waits."""
+    queue_s: float = 5.0
+    """Seconds of work that may wait, decoded or not, by what a backbone was seen to do; more is 429."""
     batch_examples: int | None = None
-    """Examples of one batch: 64 on a CPU, 512 on CUDA. New work waits for one batch at most."""
+    """Most examples of one batch: 64 on a CPU, 512 on CUDA; fewer where so many take long. New work waits for one."""
     micro_batch_tokens: int | None = None
     """Padded positions of one forward over inputs of mixed lengths: 2,048 on a CPU, 65,536 on CUDA."""
     state_cache_bytes: int = 256 * 1024 * 1024
@@ -66,7 +70,7 @@ class EngineSettings:
     """A forward, a head or a step of a long head that takes longer counts as hung: the device thread is replaced."""
 
     def __post_init__(self) -> None:
-        for name in ("queue_examples", "batch_examples", "micro_batch_tokens", "hang_timeout_s"):
+        for name in ("queue_examples", "queue_s", "batch_examples", "micro_batch_tokens", "hang_timeout_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}")

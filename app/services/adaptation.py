@@ -46,10 +46,11 @@ class Adaptation:
         store_inputs: bool,
         change: str,
         parent: int | None = None,
+        task: str | None = None,
     ) -> NewVersion:
-        """Adapt `support` and give the version to store. Raises what the engine raises."""
+        """Adapt `support` and give the version to store, of a `task` that is there. Raises what the engine raises."""
         fitting = self._catalogue.fitting(kit, candidates, len(support.labels))
-        adapted = await self._adapt(kit, fitting, support, call)
+        adapted = await self._adapt(kit, fitting, support, call, task)
         call.check()
         return await self._workers.decode(
             pack,
@@ -61,7 +62,9 @@ class Adaptation:
             parent=parent,
         )
 
-    async def _adapt(self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call) -> Adapted:
+    async def _adapt(
+        self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call, task: str | None
+    ) -> Adapted:
         """Run the backbone over the new examples and fit."""
         heavy = any(one.adapts_weights for one in candidates)
         if heavy:
@@ -72,6 +75,7 @@ class Adaptation:
             head=adapt_head(candidates, support),
             deadline_s=call.deadline_s,
             head_examples=len(support.members) if heavy else 0,
+            task=task,
         )
         adapted = call.timing.add(await self._engine.run(work))
         call.timing.head_s += adapted.head_s

@@ -62,6 +62,8 @@ class Call:
 
     deadline_s: float
     timing: Timing = field(default_factory=Timing)
+    admitted: bool = False
+    """It is a part of a request that was let in as a whole."""
 
     @property
     def left_s(self) -> float:

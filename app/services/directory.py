@@ -42,6 +42,10 @@ class Directory:
             self._keep(record)
         return record
 
+    def known(self, task_id: str) -> TaskRecord | None:
+        """The task, if it can be told without a query."""
+        return self._records.get(task_id)
+
     def lock(self, task_id: str) -> asyncio.Lock:
         """The lock that a change of this task holds."""
         return self._locks.setdefault(task_id, asyncio.Lock())

@@ -1,6 +1,9 @@
 """Use cases on predictions: one task, many tasks, none stored, and the recorded ones."""
 
-from collections.abc import Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -19,6 +22,7 @@ from app.learners._base import EmbeddingLearner
 from app.registry.records import NewPrediction, Page, PredictionRecord, TaskRecord
 from app.registry.repository import Registry
 from app.services.adaptation import Recipe
+from app.services.admission import Admission
 from app.services.answers import Prediction, read_off
 from app.services.builder import AnyLearner
 from app.services.call import Call
@@ -80,6 +84,7 @@ class PredictService:
         directory: Directory,
         workers: Workers,
         limits: Limits,
+        admission: Admission,
     ) -> None:
         self._registry = registry
         self._engine = engine
@@ -87,6 +92,7 @@ class PredictService:
         self._directory = directory
         self._workers = workers
         self._limits = limits
+        self._admission = admission
 
     async def predict(
         self, task_id: str, raws: Sequence[RawInput], call: Call, *, top_k: int, record: bool = False
@@ -96,13 +102,28 @@ class PredictService:
         task = await self._directory.task(task_id)
         kit, learner = self._catalogue.bound(task)
         dim = task.version.dim if kit.checkpoint.card.dim is None else None
-        decoded, inputs = await self._decode(kit, raws, call, dim)
-        check_scores(len(raws) * min(top_k, len(task.version.labels)), self._limits, "/top_k")
-        scores = await self._scores(task, learner, inputs, call)
+        with nullcontext() if call.admitted else self._admission.admitted(kit.name, task_id, len(raws)):
+            decoded, inputs = await self._decode(kit, raws, call, dim, task=task_id)
+            check_scores(len(raws) * min(top_k, len(task.version.labels)), self._limits, "/top_k")
+            scores = await self._scores(task, learner, inputs, call)
         predictions = await self._read_off(scores, task.version.labels, top_k)
         if record:
             predictions = await self._record(task, decoded, predictions)
         return Answer(task, predictions, _truncated(decoded))
+
+    @asynccontextmanager
+    async def many(self, task_ids: Sequence[str]) -> AsyncIterator[None]:
+        """Let a request to many tasks in as a whole; what is not there will say so itself. Raises `Busy`."""
+        counts = Counter(task_ids)
+        found = await asyncio.gather(*map(self._directory.task, counts), return_exceptions=True)
+        backbones: Counter[str] = Counter()
+        for task in found:
+            if isinstance(task, TaskRecord):
+                backbones[task.backbone] += counts[task.id]
+        with ExitStack() as held:
+            for backbone, examples in backbones.items():
+                held.enter_context(self._admission.admitted(backbone, None, examples))
+            yield
 
     async def classify(
         self, recipe: Recipe, support_raws: Sequence[RawExample], raws: Sequence[RawInput], call: Call, *, top_k: int
@@ -110,14 +131,26 @@ class PredictService:
         """Adapt, predict and forget, in one pass over the backbone."""
         self._check_count(raws)
         kit = self._catalogue.kit(recipe.backbone)
+        with self._admission.admitted(kit.name, None, len(support_raws) + len(raws)):
+            return await self._classify(kit, recipe, support_raws, raws, call, top_k=top_k)
 
+    async def _classify(
+        self,
+        kit: Kit,
+        recipe: Recipe,
+        support_raws: Sequence[RawExample],
+        raws: Sequence[RawInput],
+        call: Call,
+        *,
+        top_k: int,
+    ) -> Classified:
         def prepare() -> tuple[list[Candidate], SupportSet]:
             candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
             support = fresh(kit.codec, support_raws, self._limits)
             return self._catalogue.fitting(kit, candidates, len(support.labels)), support
 
         with call.timing.measure("decode_s"):
-            candidates, support = await self._workers.decode(prepare)
+            candidates, support = await self._workers.decode_for(None, prepare)
         check_scores(len(raws) * min(top_k, len(support.labels)), self._limits, "/top_k")
         dim = support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
         heavy = any(one.adapts_weights for one in candidates)
@@ -152,7 +185,13 @@ class PredictService:
         return await self._workers.decode(read_off, scores, labels, top_k)
 
     async def _decode(
-        self, kit: Kit, raws: Sequence[RawInput], call: Call, dim: int | None, before: Sequence[Tensor] = ()
+        self,
+        kit: Kit,
+        raws: Sequence[RawInput],
+        call: Call,
+        dim: int | None,
+        before: Sequence[Tensor] = (),
+        task: str | None = None,
     ) -> tuple[list[DecodedInput], Tensor]:
         """The inputs, and one batch of all of them behind the tensors `before`."""
 
@@ -161,7 +200,7 @@ class PredictService:
             return decoded, kit.codec.stack([*before, *(one.tensor for one in decoded)])
 
         with call.timing.measure("decode_s"):
-            return await self._workers.decode(decode)
+            return await self._workers.decode_for(task, decode)
 
     async def _scores(
         self, task: TaskRecord, learner: AnyLearner, inputs: Tensor, call: Call
@@ -170,7 +209,7 @@ class PredictService:
         load = partial(self._load, task.id, number)
         async with self._engine.states.pinned((task.id, number), load) as entry:
             call.timing.load_s += entry.load_s
-            return call.timing.add(await self._engine.run(_scoring(task.backbone, learner, entry, inputs, call)))
+            return call.timing.add(await self._engine.run(_scoring(task, learner, entry, inputs, call)))
 
     def _load(self, task_id: str, number: int) -> dict[str, Tensor]:
         return dict(load_state(self._registry.load_state(task_id, number)))
@@ -194,22 +233,24 @@ class PredictService:
 
 
 def _scoring(
-    backbone: str, learner: AnyLearner, entry: Pin, inputs: Tensor, call: Call
+    task: TaskRecord, learner: AnyLearner, entry: Pin, inputs: Tensor, call: Call
 ) -> Work[Float[Tensor, "q way"]]:
     """The work that scores inputs with a task's state."""
     if isinstance(learner, EmbeddingLearner):
         return Work(
-            backbone=backbone,
+            backbone=task.backbone,
             inputs=inputs,
             head=lambda features: probabilities(learner, entry.state(features.device), features),
             deadline_s=call.deadline_s,
+            task=task.id,
         )
     return Work(
-        backbone=backbone,
+        backbone=task.backbone,
         inputs=torch.empty(0),
         head=lambda none: input_probabilities(learner, entry.state(none.device), inputs, none.device),
         deadline_s=call.deadline_s,
         head_examples=len(inputs),
+        task=task.id,
     )
 
 

@@ -10,6 +10,7 @@ from app.core.limits import Limits
 from app.registry.records import ExampleFeatures, ExampleRecord, NewTask, Page, TaskRecord, VersionRecord
 from app.registry.repository import Registry
 from app.services.adaptation import Adaptation, Recipe
+from app.services.admission import Admission
 from app.services.call import Call
 from app.services.catalogue import Candidate, Catalogue, Kit
 from app.services.directory import Directory
@@ -43,6 +44,7 @@ class TaskService:
         directory: Directory,
         workers: Workers,
         limits: Limits,
+        admission: Admission,
     ) -> None:
         self._registry = registry
         self._catalogue = catalogue
@@ -50,6 +52,7 @@ class TaskService:
         self._directory = directory
         self._workers = workers
         self._limits = limits
+        self._admission = admission
 
     async def create(self, name: str | None, recipe: Recipe, raws: Sequence[RawExample], call: Call) -> TaskRecord:
         """Adapt a classifier to labelled examples and store it."""
@@ -60,11 +63,12 @@ class TaskService:
             candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
             return candidates, fresh(kit.codec, raws, self._limits)
 
-        with call.timing.measure("decode_s"):
-            candidates, support = await self._workers.decode(prepare)
-        version = await self._adaptation.version(
-            kit, candidates, support, call, store_inputs=recipe.store_inputs, change="created"
-        )
+        with self._admission.admitted(kit.name, None, len(raws)):
+            with call.timing.measure("decode_s"):
+                candidates, support = await self._workers.decode_for(None, prepare)
+            version = await self._adaptation.version(
+                kit, candidates, support, call, store_inputs=recipe.store_inputs, change="created"
+            )
         task = NewTask(
             name=name,
             backbone=kit.name,
@@ -78,6 +82,12 @@ class TaskService:
     async def get(self, task_id: str) -> TaskRecord:
         """A task with its active version. Raises `TaskNotFound`, `TaskDeleted`."""
         return await self._directory.task(task_id)
+
+    def check_room(self, task_id: str) -> None:
+        """Refuse work for a task before its body is read, as far as no query is needed. Raises `Busy`."""
+        record = self._directory.known(task_id)
+        if record is not None:
+            self._admission.check(record.backbone, task_id)
 
     async def page(
         self, cursor: str | None, limit: int, label: str | None = None, name: str | None = None
@@ -129,13 +139,14 @@ class TaskService:
             kit, candidates = await self._workers.decode(self._bound, record)
             known = await self._known(record)
             read = self._reader(candidates, known)
-            with call.timing.measure("decode_s"):
-                dim = record.version.dim if kit.checkpoint.card.dim is None else None
-                codec = kit.codec.expecting(dim)
-                support = await self._workers.decode(extended, codec, known, raws, self._limits, read)
-            if not support.new:
-                return record
-            return await self._update(record, kit, candidates, support, call, "examples-added")
+            with self._admission.admitted(kit.name, task_id, len(raws)):
+                with call.timing.measure("decode_s"):
+                    dim = record.version.dim if kit.checkpoint.card.dim is None else None
+                    codec = kit.codec.expecting(dim)
+                    support = await self._workers.decode_for(task_id, extended, codec, known, raws, self._limits, read)
+                if not support.new:
+                    return record
+                return await self._update(record, kit, candidates, support, call, "examples-added")
 
     async def remove_examples(
         self, task_id: str, example_ids: Sequence[str], if_match: str | None, call: Call
@@ -176,9 +187,10 @@ class TaskService:
             kit, candidates = await self._workers.decode(self._bound, record)
             kept = keep(await self._known(record))
             read = self._reader(candidates, kept)
-            with call.timing.measure("decode_s"):
-                support = await self._workers.decode(reduced, kit.codec, kept, read)
-            return await self._update(record, kit, candidates, support, call, change)
+            with self._admission.admitted(kit.name, task_id, 1):
+                with call.timing.measure("decode_s"):
+                    support = await self._workers.decode_for(task_id, reduced, kit.codec, kept, read)
+                return await self._update(record, kit, candidates, support, call, change)
 
     async def _update(
         self,
@@ -197,6 +209,7 @@ class TaskService:
             store_inputs=record.store_inputs,
             change=change,
             parent=record.active_version,
+            task=record.id,
         )
         store = partial(self._registry.add_version, record.id, version, record.revision)
         return await self._directory.change(record.id, store)

@@ -17,6 +17,7 @@ from app.engine.work import Work
 from app.learners._base import EmbeddingLearner
 from app.registry.records import ExampleFeatures, NewExample, NewTask, NewVersion, TaskRecord
 from app.registry.repository import Registry
+from app.services.admission import Admission
 from app.services.archive import Archive, ArchivedExample, ArchivedVersion, read_archive
 from app.services.builder import AnyLearner
 from app.services.call import Call
@@ -39,6 +40,7 @@ class TransferService:
         directory: Directory,
         workers: Workers,
         limits: Limits,
+        admission: Admission,
     ) -> None:
         self._registry = registry
         self._engine = engine
@@ -46,6 +48,7 @@ class TransferService:
         self._directory = directory
         self._workers = workers
         self._limits = limits
+        self._admission = admission
 
     async def export(self, task_id: str) -> bytes:
         """The active version with its examples and, where they were kept, its inputs. No id, name or date is in it."""
@@ -60,7 +63,8 @@ class TransferService:
         if dim not in (None, stored_dim) or stored_dim > self._limits.vector_dim:
             raise BadExport(f"The file's embeddings have {stored_dim} numbers, which {kit.name} does not give.")
         version = await self._workers.decode(_version, archive, tensors, self._limits)
-        await self._try_state(kit, learner, version, tensors["features"], call)
+        with self._admission.admitted(kit.name, None, 1):
+            await self._try_state(kit, learner, version, tensors["features"], call)
         task = NewTask(
             name=name,
             backbone=kit.name,

@@ -3,12 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar, final
+from typing import Final, ParamSpec, TypeVar, final
+
+from app.services.turns import Turns
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 STORE_THREADS = 8
+
+DECODES_A_THREAD: Final = 2
+"""Inputs of so many requests are in the pool for each of its threads, one of them in its queue, which knows no tasks;
+the others wait for their turn."""
 
 
 @final
@@ -17,11 +23,17 @@ class Workers:
 
     def __init__(self, decode_threads: int) -> None:
         self._decode = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._turns = Turns(DECODES_A_THREAD * decode_threads)
         self._store = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
 
     async def decode(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what turns bytes into tensors, or tensors into bytes."""
         return await asyncio.get_running_loop().run_in_executor(self._decode, lambda: function(*args, **kwargs))
+
+    async def decode_for(self, task: str | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Decode what was sent to a task, when it is the task's turn; without one the request has turns of its own."""
+        async with self._turns.turn(task):
+            return await self.decode(function, *args, **kwargs)
 
     async def store(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what talks to the registry."""

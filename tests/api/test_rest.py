@@ -94,6 +94,8 @@ def test_metrics_count_what_was_done_and_name_no_task(client, task, vectors):
         "imprint_state_cache_bytes",
         "imprint_adaptations_total",
         "imprint_predictions_total",
+        "imprint_admitted_examples",
+        "imprint_refusals_total",
     ):
         assert name in text
     assert 'route="/v1/tasks/{task_id}/predict"' in text

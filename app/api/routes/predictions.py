@@ -57,6 +57,7 @@ async def predict(
 ) -> Response:
     """JSON `{"inputs": [..]}`, one bare file or text, multipart parts, or safetensors with a matrix `inputs`.
     Beside a body that is not JSON the options stand in the query."""
+    services.tasks.check_room(task_id)
 
     async def work() -> Response:
         task = await services.tasks.get(task_id)
@@ -122,7 +123,7 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
     listed = 0
 
     async def one(index: int, item: ManyItemIn) -> dict[str, object]:
-        own = Call(call.deadline_s)
+        own = Call(call.deadline_s, admitted=True)
         try:
             raw = item.raw(f"/items/{index}")
             answer = await services.predict.predict(item.task, [raw], own, top_k=item.top_k)
@@ -141,7 +142,8 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
         if len(given.items) > services.limits.inputs:
             detail = f"{len(given.items)} items in one request; the limit is {services.limits.inputs}."
             raise TooLarge(detail, pointer="/items")
-        items = await asyncio.gather(*(one(index, item) for index, item in enumerate(given.items)))
+        async with services.predict.many([item.task for item in given.items]):
+            items = await asyncio.gather(*(one(index, item) for index, item in enumerate(given.items)))
         body = {"items": items, "timing": call.timing.milliseconds()}
         return await large_json(services, body, server_timing(call.timing))
 

@@ -33,6 +33,7 @@ async def add_examples(
     if_match: IfMatchDep,
 ) -> Response:
     """Makes a new version that equals a fresh fit on the whole set, whatever the order of arrival."""
+    services.tasks.check_room(task_id)
 
     async def work() -> Response:
         record = await services.tasks.get(task_id)
