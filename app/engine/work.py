@@ -58,7 +58,7 @@ class EngineSettings:
 
     queue_examples: int = 4096
     """Decoded examples that may wait; more is 429. One larger work is taken when nothing else waits."""
-    queue_s: float = 5.0
+    queue_s: float = 10.0
     """Seconds of work that may wait, decoded or not, by what a backbone was seen to do; more is 429."""
     batch_examples: int | None = None
     """Most examples of one batch: 64 on a CPU, 512 on CUDA; fewer where so many take long. New work waits for one."""

@@ -10,7 +10,7 @@ from app.core.errors import Busy
 ENOUGH: Final = 64
 """Examples that may always wait, however slow the backbone: where so many do all the time, it gives what it can."""
 
-AT_FIRST: Final = 256
+AT_FIRST: Final = 512
 """Examples that may wait as long as the backbone was never seen at its limit."""
 
 SPAN_S: Final = 0.5
