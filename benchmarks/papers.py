@@ -130,7 +130,8 @@ def paper_of(dataset: str, card: Card, learner: str) -> Paper | None:
     """The paper of a learner on a data set, over the network of the checkpoint."""
     known = PAPERS.get(dataset, {}).get(network_of(card), {})
     rates = card.learners.get(learner, {}).get("learned_rates", False)
-    return known.get("maml++" if learner == "maml" and rates else learner)
+    paper = known.get("maml++") if learner == "maml" and rates else None
+    return paper or known.get(learner)
 
 
 def goal_of(dataset: str, card: Card, learner: str, measure: Measure) -> float | None:
