@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.peers import PEERS, Model, Plan, Task
+from benchmarks.meta_contenders import PEERS, Model, Plan, Task
 
 OURS: Final = "ours"
 WORK_FILE: Final = "work.json"
@@ -74,7 +74,7 @@ class Trainer(Protocol):
 
 
 class Peer:
-    """One of `benchmarks.peers`, with Adam around it. Its episodes are decoded and on the device from the start."""
+    """One of `benchmarks.meta_contenders`, with Adam around it. Its episodes lie ready on the device."""
 
     def __init__(self, name: str, work: Work, folder: Path, kind: torch.dtype = torch.float32) -> None:
         self._run = PEERS[work.learner][name]

@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.contender import OURS, Work
+from benchmarks.meta_contenders import PEERS, missing
 from benchmarks.ours import lay_out
-from benchmarks.peers import PEERS, missing
 from benchmarks.table import Row, arguments, show
 
 GOALS: Final = {"cpu": 1.3, "cuda": 8.0}

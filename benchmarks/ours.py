@@ -16,7 +16,7 @@ from app.training.parallel import Ranks
 from app.training.recipe import Episodes, Optimiser, Stage
 from app.training.sampler import Pool, draw, episode_generator, to_episode
 from benchmarks.contender import LEARNING_RATE, POOL_FILE, TASKS_FILE, WEIGHTS_FILE, Work
-from benchmarks.peers import Model, Task
+from benchmarks.meta_contenders import Model, Task
 
 POOL_CLASSES: Final = 64
 POOL_EACH: Final = 20

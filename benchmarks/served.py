@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -107,10 +107,16 @@ def serving(
 def process(
     command: Sequence[str], log: Path, cores: Collection[int] | None, environment: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Anything that logs into a file and ends on SIGTERM."""
+    """Anything that logs into a file and ends on SIGTERM; what it started and left behind is killed."""
     with log.open("ab") as stream, pinned(cores):
         started = subprocess.Popen(  # noqa: S603 - our own command
-            command, env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=ROOT
+            command,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            process_group=0,
         )
     try:
         yield started
@@ -121,6 +127,8 @@ def process(
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
+        with suppress(ProcessLookupError):  # nobody is left, as it should be
+            os.killpg(started.pid, signal.SIGKILL)
 
 
 def wait_until_ready(started: "subprocess.Popen[bytes]", port: int, began_s: float, log: Path) -> float:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.contender import OURS, Work, serve, timed, trainer
+from benchmarks.meta_contenders import BY_HAND, PACKAGES, PEERS
 from benchmarks.meta_training import Disagreement, Measured, compare, measured, rows_of
 from benchmarks.ours import Ours, lay_out
-from benchmarks.peers import BY_HAND, PACKAGES, PEERS
 
 TINY = Work("maml", way=3, queries=2, steps=2, meta_batch=2, filters=8, side=16, least_s=0.0)
 PAIRS = [(learner, peer, norm) for learner in PEERS for peer in PEERS[learner] for norm in ("batch", "group")]
