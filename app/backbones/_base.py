@@ -37,11 +37,13 @@ class Backbone(nn.Module, ABC):
         """Embed `n` inputs. Row `i` depends on input `i` alone in evaluation mode."""
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over trained weights. A network whose weights others named overrides this to translate.
+        """Take over trained weights: these very tensors, without a copy. They are in the network's type.
+
+        A network whose weights others named overrides this to translate.
 
         Raises: `RuntimeError` naming each key that is missing, unknown or of another shape.
         """
-        self.load_state_dict(weights)
+        self.load_state_dict(weights, assign=True)
 
     def micro_batch_examples(self, device_type: str) -> int:
         """How many examples one forward should hold on this kind of device ("cpu", "cuda")."""

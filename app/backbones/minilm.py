@@ -71,7 +71,7 @@ class MiniLM(Backbone):
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over weights under this network's names, or under those of a published BERT encoder."""
         ours = _from_bert(weights) if "embeddings.word_embeddings.weight" in weights else weights
-        self.load_state_dict(ours)
+        self.load_state_dict(ours, assign=True)
 
     def micro_batch_examples(self, device_type: str) -> int:
         """Texts are short: 32 fill a CPU."""

@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from app import backbones
 from app.backbones._base import Backbone
+from app.checkpoints.bare import Undrawn
 from app.checkpoints.card import CARD_FILE, BadCard, Card, PackagedWeights, read_card
 from app.core.errors import ImprintError, Unavailable
 
@@ -79,7 +82,9 @@ def scan(folders: Sequence[Path]) -> dict[str, Located]:
 
 
 def load(located: Located, *, adapted: bool = True) -> Checkpoint:
-    """Build the network and load its weights, once their SHA-256 is that of the card.
+    """Build the network and map its weights into it, once their SHA-256 is that of the card.
+
+    The files stay mapped: whoever replaces one does it by a rename, as `save` does.
 
     With `adapted` false, an adapter is left out: the network is as its package has it.
 
@@ -87,7 +92,8 @@ def load(located: Located, *, adapted: bool = True) -> Checkpoint:
     does not fit.
     """
     card = located.card if adapted else _without_adapter(located.card)
-    backbone = _build(card)
+    with nullcontext() if card.weights is None else Undrawn():
+        backbone = _build(card)
     tokenizer_path = None
     adapter: dict[str, Tensor] = {}
     if card.weights is not None:
@@ -112,7 +118,7 @@ def load(located: Located, *, adapted: bool = True) -> Checkpoint:
 def load_all(
     folders: Sequence[Path], wanted: Collection[str] | None = None
 ) -> tuple[dict[str, Checkpoint], dict[str, str]]:
-    """Load every checkpoint in `folders`, or those that are `wanted`, in the order of their names.
+    """Load every checkpoint in `folders`, or those that are `wanted`, in the order of their names; several at a time.
 
     Second comes what was left out, with the reason: checkpoints whose package is not installed, and wanted names
     that no card has. Raises: as `scan` and `load`; damage is never passed over.
@@ -121,12 +127,15 @@ def load_all(
     names = sorted(located if wanted is None else wanted)
     loaded: dict[str, Checkpoint] = {}
     left_out: dict[str, str] = {}
+    # Hashing and mapping leave the interpreter to the others.
+    with ThreadPoolExecutor(thread_name_prefix="imprint-load") as pool:
+        loading = {name: pool.submit(load, located[name]) for name in names if name in located}
     for name in names:
-        if name not in located:
+        if name not in loading:
             left_out[name] = f"No checkpoint has this name; there are: {', '.join(sorted(located))}."
             continue
         try:
-            loaded[name] = load(located[name])
+            loaded[name] = loading[name].result()
         except PackageMissing as error:
             left_out[name] = error.detail
     return loaded, left_out
@@ -193,9 +202,10 @@ def _learner_weights(located: Located) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _fill(backbone: Backbone, path: Path, card: Card) -> None:
-    """Copy the weights in; what is stored in half precision becomes float32 in the copy."""
+    """Map the weights in; what is stored in half precision becomes float32, in a copy."""
     try:
-        backbone.load_weights(load_file(path))
+        weights = load_file(path)
+        backbone.load_weights({name: one.float() if one.is_floating_point() else one for name, one in weights.items()})
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointCorrupt(
             f"The weights of {card.name!r} do not fit the architecture {card.architecture!r}: {error}"

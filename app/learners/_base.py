@@ -21,7 +21,7 @@ __all__ = ["EmbeddingLearner", "EmbeddingSettings", "Learner", "LearnerSettings"
 S = TypeVar("S", bound=LearnerSettings)
 E = TypeVar("E", bound="EmbeddingSettings")
 
-_ELSEWHERE: Final = ("backbone.", "offsets.")
+_ELSEWHERE: Final = ("backbone", "offsets")
 """Where a learner's parameters lie that are not its own: the checkpoint's weights, and what goes into the settings."""
 
 
@@ -96,7 +96,13 @@ class Learner(nn.Module, ABC, Generic[S]):
 
     def own_state(self) -> dict[str, Tensor]:
         """What meta-training learned beyond the backbone and the settings; empty for most learners."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_ELSEWHERE)}
+        own: dict[str, Tensor] = {}
+        # Not by `state_dict` of the whole: a start builds dozens of learners, and a backbone has hundreds of tensors.
+        self._save_to_state_dict(own, prefix="", keep_vars=False)
+        for name, child in self.named_children():
+            if name not in _ELSEWHERE:
+                own |= child.state_dict(prefix=f"{name}.")
+        return own
 
     def load_own_state(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what `own_state` gave. Raises: `RuntimeError` naming what is missing, unknown or misshapen."""
@@ -104,7 +110,8 @@ class Learner(nn.Module, ABC, Generic[S]):
         if set(own) != set(weights):
             missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
             raise RuntimeError(f"{type(self).__name__}: missing keys {missing}, unknown keys {unknown}")
-        self.load_state_dict(dict(weights), strict=False)
+        if own:
+            self.load_state_dict(dict(weights), strict=False)
 
     def cross_validate(
         self, rows: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]

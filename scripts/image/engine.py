@@ -79,7 +79,7 @@ def check_closed(log: str) -> None:
 
     The exit status does not tell: a server that ends itself by the signal it got has another one under every engine.
     """
-    if not any('"event": "stopped"' in line for line in log.splitlines()[-10:]):
+    if not any('"event":"stopped"' in line.replace(" ", "") for line in log.splitlines()[-10:]):
         raise EngineError(f"the server did not close what it held:\n{log}")
 
 

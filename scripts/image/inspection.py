@@ -8,6 +8,8 @@ from scripts.image.engine import USER_ID, Engine, EngineError, say
 WRITABLE = {"/data", "/tmp", "/var/tmp", "/run/lock", "/var/lock"}
 BUILD_TOOLS = ("gcc", "cc", "g++", "make", "ld", "pip")
 
+LIST_FAST = "from app.engine.executors.choose import COMPILED, installed; print(*filter(installed, COMPILED))"
+
 FIND_CACHES = "find / -xdev -path '*/.cache/pip' 2>/dev/null || true"
 FIND_WRITABLE = (
     "find / -xdev -writable \\( -type d -o -type f \\) "
@@ -36,6 +38,8 @@ def check_inside(engine: Engine) -> None:
     writable = set(engine.run(["sh", "-c", FIND_WRITABLE]).split())
     _expect("/data" in writable, "the server cannot write /data")
     _expect(writable <= WRITABLE, f"the server could write {sorted(writable - WRITABLE)[:10]}")
+    fast = engine.run(["python", "-c", LIST_FAST]).split()
+    _expect(fast == ["onnxruntime", "openvino"], f"of what runs backbones fast, the image holds {fast}")
     say(f"runs as user {user}, has no build tools, writes nowhere but {', '.join(sorted(writable))}")
 
 

@@ -14,6 +14,7 @@ import torch
 from app.checkpoints.card import BadCard, Card, PackagedWeights, card_to_json
 from app.checkpoints.load import CheckpointCorrupt, PackageMissing, load, load_all, scan
 from app.checkpoints.save import save
+from app.config import bundled_models
 
 TOKENS = torch.tensor([[3, 4, 5], [6, 7, 0]])
 
@@ -173,3 +174,33 @@ def test_weights_in_a_package_load_without_importing_it(
     monkeypatch.syspath_prepend(package.parent)
     assert load(scan([models])["tiny"]).backbone(TOKENS).shape == (2, 8)
     assert "weights_of_theirs" not in sys.modules
+
+
+def test_loading_draws_no_random_numbers(models: Path) -> None:
+    before = torch.random.get_rng_state()
+    load(scan([models])["tiny"])
+    load_all([bundled_models()], {"tiny-resnet12", "photo-efficientnet-lite0", "text-minilm"})
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_network_without_a_file_of_weights_is_drawn(models: Path, tiny_card: Callable[..., Card]) -> None:
+    (models / "tiny" / "card.json").write_text(card_to_json(tiny_card()))
+    assert load(scan([models])["tiny"]).backbone.state_dict()["words.weight"].std() > 0.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is mapped")
+def test_weights_in_single_precision_are_those_of_the_mapped_file(models: Path) -> None:
+    state = load(scan([models])["tiny"]).backbone.state_dict()
+    path = str(models / "tiny" / "weights.safetensors")
+    lines = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(path)]
+    spans = [range(*(int(end, 16) for end in line.split("-"))) for line in lines]
+    assert [name for name, one in state.items() if not any(one.data_ptr() in span for span in spans)] == []
+
+
+def test_what_is_trained_further_leaves_the_file_as_it_is(models: Path) -> None:
+    content = (models / "tiny" / "weights.safetensors").read_bytes()
+    checkpoint = load(scan([models])["tiny"])
+    with torch.no_grad():
+        for parameter in checkpoint.backbone.parameters():
+            parameter.add_(1.0)
+    assert (models / "tiny" / "weights.safetensors").read_bytes() == content

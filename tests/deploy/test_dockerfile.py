@@ -1,11 +1,13 @@
 """The Dockerfile, read but not built: `make image-test` builds it."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from packaging.specifiers import SpecifierSet
 
 from app.config import Settings
@@ -46,6 +48,16 @@ def test_every_pip_install_is_held_to_the_constraints_or_to_the_wheel_just_built
     assert len(installs) == 5
     for one in installs:
         assert "--constraint constraints.txt" in one or "--no-index" in one
+
+
+@pytest.mark.parametrize(("torch", "extra"), [("cpu", True), ("cu130", False)])
+def test_the_image_for_cpus_holds_what_runs_backbones_fast(root, stages, project, torch, extra):
+    commands = [part.partition(" > ") for run in of(stages[1], "RUN") for part in run.split("&&")]
+    (made,) = [command for command, _, file in commands if file.strip() == "/opt/build/requirements.txt"]
+    _, *arguments = shlex.split(made.replace("${TORCH}", torch))
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=root)
+    fast = project["project"]["optional-dependencies"]["fast"]
+    assert done.stdout.splitlines() == project["project"]["dependencies"] + (fast if extra else [])
 
 
 def test_the_final_stage_takes_the_virtual_environment_and_nothing_else(stages):

@@ -14,7 +14,7 @@ from sqlalchemy import create_mock_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from app.registry.errors import DatabaseTooNew, TaskDeleted
-from app.registry.migrate import FOLDER, current_revision, downgrade, upgrade
+from app.registry.migrate import FOLDER, current_revision, downgrade, newest_revision, upgrade
 from app.registry.repository import Registry
 from app.registry.session import Database
 from app.registry.tables import Base
@@ -83,6 +83,10 @@ def test_a_database_of_a_later_release_is_refused_and_left_as_it_is(open_registr
     with registry._database.engine.connect() as connection:
         assert current_revision(connection) == "9999"
     assert len(registry.tasks().items) == 1
+
+
+def test_the_newest_revision_is_the_head_of_the_migrations():
+    assert newest_revision() == ScriptDirectory(str(FOLDER)).get_current_head() == REVISIONS[-1]
 
 
 def test_a_migration_that_fails_half_way_leaves_the_schema_as_it_was(database, monkeypatch):

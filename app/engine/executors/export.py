@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import torch
@@ -26,6 +27,9 @@ _logger = logging.getLogger(__name__)
 OPSET: Final = 18
 _REFERENCE: Final = "embeddings"
 _ONNX_SHA256: Final = "onnx_sha256"
+
+_EXPORTING: Final = Lock()
+"""The exporter keeps its state in globals: one at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,7 @@ def _export(backbone: Backbone, path: Path) -> None:
     axes = {0: "n"}
     if backbone.pads:
         axes |= {axis: f"size_{axis}" for axis, size in enumerate(backbone.input_shape, start=1) if size is None}
-    with warnings.catch_warnings():
+    with _EXPORTING, warnings.catch_warnings():
         # It warns that it will go one day, and that branches are settled as they go for these inputs.
         warnings.simplefilter("ignore")
         # The exporter by tracing: the newer one takes ten times as long, and two more packages (decision record 10).
