@@ -68,7 +68,7 @@ def clinc150() -> list[Row]:
     support, queries = data.sentences("clinc150", "train_5"), data.sentences("clinc150", "test")
     examples = [{"label": label, "text": text} for text, label in support]
     rows = []
-    with running(backbones="text-minilm", device="cpu") as client:
+    with running(backbones="text-minilm", device="cpu", engine__embedding_cache_bytes="0") as client:
         posted(client, "/v1/classify", {"backbone": "text-minilm", "support": examples[:10], "inputs": ["warm up"]})
         for learner in ("auto", "logistic", "ridge", "protonet", "matching"):
             body = {"backbone": "text-minilm", "learner": learner, "support": examples}

@@ -32,9 +32,12 @@ SUPPORT_SEED: Final = 1
 QUERY_SEED: Final = 2
 
 
+REMEMBERS: Final = "engine__embedding_cache_bytes"
+
+
 def settings(scope: Scope, *backbones: str) -> dict[str, str]:
-    """Of a server with these backbones; all else as it comes."""
-    return {"device": scope.device, "backbones": ",".join(backbones)}
+    """Of a server with these backbones that remembers no embedding of an example; all else as it comes."""
+    return {"device": scope.device, "backbones": ",".join(backbones), REMEMBERS: "0"}
 
 
 def zipf(count: int) -> list[float]:

@@ -91,14 +91,19 @@ class Codec(ABC):
         """Refuse inputs that are each right but do not fit one another. By default all fit."""
         del raws, inputs
 
+    def is_quick(self, raws: Sequence[RawInput]) -> bool:
+        """Does it cost less to decode them here than to go to a thread? By default it does not."""
+        del raws
+        return False
+
     def expecting(self, dim: int | None) -> "Codec":
         """The same codec, held to vectors of `dim` numbers; images and texts have one size anyway."""
         del dim
         return self
 
     def stack(self, tensors: Sequence[Shaped[Tensor, "..."]]) -> Shaped[Tensor, "n ..."]:
-        """Make one batch of at least one example, padded where the modality pads."""
-        return torch.stack(list(tensors))
+        """Make one batch of at least one example, padded where the modality pads. One alone is not copied."""
+        return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
     def refuse_kind(self, raw: RawInput) -> NoReturn:
         """Say which kind of input this codec reads. Raises: `WrongKind`."""

@@ -24,6 +24,9 @@ _MAGIC: Final = (
 )
 _BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
 
+_MOST_SEGMENTS: Final = 1_000
+"""Looked at in front of a JPEG's pixels; a file may hold millions."""
+
 
 def format_name(data: bytes) -> str | None:
     """The format's usual name, `None` where it is not recognised."""
@@ -69,6 +72,23 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
     return None
+
+
+def jpeg_exif(data: bytes) -> bytes:
+    """The EXIF block of a JPEG, empty where there is none among its first segments."""
+    at, found = 2, b""
+    for _ in range(_MOST_SEGMENTS):
+        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xda":  # the pixels
+            break
+        if data[at + 1 : at + 2] == b"\xff":  # a filling byte
+            at += 1
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = data[at + 4 : at + 2 + length]
+        if data[at + 1 : at + 2] == b"\xe1" and segment.startswith(b"Exif\0\0"):
+            found += segment[6:]
+        at += 2 + length
+    return found
 
 
 def exif_orientation(exif: bytes) -> int:

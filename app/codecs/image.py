@@ -4,9 +4,9 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar, Final, final
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -26,8 +26,9 @@ from app.codecs._errors import (
     UndecodableImage,
     UnsupportedImage,
 )
-from app.codecs._formats import exif_orientation, format_name, is_animated, webp_size
-from app.codecs._pixels import eight_bit, fit, over_white, upright
+from app.codecs._formats import exif_orientation, format_name, is_animated, jpeg_exif, webp_size
+from app.codecs._jpeg import read_jpeg
+from app.codecs._pixels import Whole, eight_bit, fit, over_white, planes, upright
 from app.codecs._preprocessing import ImagePreprocessing
 from app.codecs.glyph import ink_bright
 from app.core.limits import Limits
@@ -67,7 +68,8 @@ class ImageCodec(Codec):
     """Decodes images as a card's `preprocessing` says.
 
     Tensor: uint8 (channels, height, width), 0..255. Applied: EXIF orientation, scaling of 16 bits, CMYK to RGB,
-    palettes, transparency over white. Colour profiles are not applied. Cost: one decoding, one resize.
+    palettes, transparency over white. Colour profiles are not applied. Cost: one decoding, one resize; a JPEG of six
+    times the size that is needed, or more, is decoded at a fraction of its own.
     """
 
     modality: ClassVar[Modality] = "image"
@@ -85,9 +87,15 @@ class ImageCodec(Codec):
         data = self._bytes_of(raw)
         name = self._readable_format(data, raw.pointer)
         reader, media_type = _READERS[name]
+        check_pixels = partial(self._check_pixels, pointer=raw.pointer)
+        jpeg = read_jpeg(data, self.preprocessing, check_pixels) if name == "JPEG" else None
+        if jpeg is not None:
+            image, size = jpeg
+            orientation = exif_orientation(jpeg_exif(data))
+            return decoded(self._pixels(upright(image, orientation), Whole.of(size, orientation)), data, media_type)
         try:
             with reader(io.BytesIO(data)) as image:
-                self._check_pixels(image.width, image.height, raw.pointer)
+                check_pixels(image.width, image.height)
                 image.load()
                 orientation = exif_orientation(image.info.get("exif", b""))
                 pixels = self._pixels(upright(eight_bit(image), orientation))
@@ -135,11 +143,12 @@ class ImageCodec(Codec):
                 pointer=pointer,
             )
 
-    def _pixels(self, image: Image.Image) -> UInt8[Tensor, "channels height width"]:
+    def _pixels(self, image: Image.Image, whole: Whole | None = None) -> UInt8[Tensor, "channels height width"]:
         how = self.preprocessing
         if how.polarity == "ink-bright":
             fitted = ink_bright(image, how)
+        elif image.mode == "RGBX":
+            fitted = fit(image, how, whole)
         else:
-            fitted = fit(over_white(image).convert("L" if how.channels == 1 else "RGB"), how)
-        values = torch.from_numpy(np.array(fitted, dtype=np.uint8)).reshape(how.height, how.width, how.channels)
-        return values.permute(2, 0, 1).contiguous()
+            fitted = fit(over_white(image).convert("L" if how.channels == 1 else "RGB"), how, whole)
+        return torch.frombuffer(planes(fitted), dtype=torch.uint8).reshape(how.channels, how.height, how.width)

@@ -60,7 +60,7 @@ class TextCodec(Codec):
 
     def stack(self, tensors: Sequence[Int64[Tensor, " _"]]) -> Int64[Tensor, "n tokens"]:
         """One batch, padded with 0 at the end to its longest text."""
-        return pad_sequence(list(tensors), batch_first=True, padding_value=0)
+        return tensors[0][None] if len(tensors) == 1 else pad_sequence(list(tensors), batch_first=True, padding_value=0)
 
     def _decode_batch(self, raws: Sequence[RawInput]) -> Iterator[DecodedInput | ImprintError]:
         texts: list[str | ImprintError] = []

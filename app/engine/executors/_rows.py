@@ -1,7 +1,9 @@
 """Rows of mixed sizes: joined, measured, and cut into forwards."""
 
 from collections.abc import Sequence
+from math import prod
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
@@ -9,26 +11,46 @@ from torch.nn.functional import pad
 
 
 def micro_batches(
-    lengths: Int64[Tensor, "n axes"], most_examples: int, most_tokens: int
+    lengths: Int64[Tensor, "n axes"], most_examples: int, most_tokens: int, start_tokens: int
 ) -> tuple[Int64[Tensor, " n"], list[int]]:
     """Order rows of mixed lengths and cut them into forwards: (row indices, sizes of the cuts).
 
     Short rows come first, and a cut holds at most `most_examples` rows and `most_tokens` positions
-    after padding to its longest row; a single longer row makes a cut of its own.
+    after padding to its longest row; a single longer row makes a cut of its own. A forward costs as much as
+    `start_tokens` positions beside its own: rows are also parted where that saves more than it costs.
     """
-    order = lengths.prod(1).argsort(stable=True)
+    tokens = lengths.prod(1)
+    order = tokens.argsort(stable=True)
+    parting = _partings(tokens[order].numpy(), most_examples, most_tokens, start_tokens)
     sizes = [0]
     longest = [0] * lengths.shape[1]
-    for row in lengths[order].tolist():
+    for at, row in enumerate(lengths[order].tolist()):
         longest = [max(pair) for pair in zip(longest, row, strict=True)]
-        tokens = sizes[-1] + 1
-        for size in longest:
-            tokens *= size
-        if sizes[-1] and (sizes[-1] == most_examples or tokens > most_tokens):
+        positions = (sizes[-1] + 1) * prod(longest)
+        if sizes[-1] and (sizes[-1] == most_examples or positions > most_tokens or at in parting):
             sizes.append(0)
             longest = row
         sizes[-1] += 1
     return order, sizes
+
+
+def _partings(tokens: Int64[np.ndarray, " n"], most_examples: int, most_tokens: int, start_tokens: int) -> set[int]:
+    """Where rows, sorted by their positions, are best parted: the cheapest of all ways, padding and starts together."""
+    sizes, counts = np.unique(tokens, return_counts=True)
+    rows = np.concatenate([[0], counts.cumsum()])
+    least, begins = np.zeros(len(sizes) + 1), [0]
+    for end, size in enumerate(sizes, start=1):
+        # All rows from each possible beginning up to here, computed at the length of the longest.
+        together = rows[end] - rows[:end]
+        starts = -(-together // max(1, min(most_examples, most_tokens // size)))
+        costs = least[:end] + starts * start_tokens + together * size
+        begins.append(int(costs.argmin()))
+        least[end] = costs[begins[-1]]
+    found, at = set(), len(sizes)
+    while at:
+        at = begins[at]
+        found.add(int(rows[at]))
+    return found
 
 
 def lengths_of(rows: Shaped[Tensor, "n ..."], axes: Sequence[int]) -> Int64[Tensor, "n axes"]:
