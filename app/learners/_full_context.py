@@ -6,6 +6,7 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 
 @final
@@ -46,9 +47,15 @@ class FullContext(nn.Module):
         h_k = LSTM(f'(x), [h_k-1, r_k-1]) + f'(x), where r is the mean of the support set, weighed by the softmax of
         `heat` times its inner products with h over dim. A row depends on its own query alone.
         """
+        lstm, dim = self.over_query, rows.shape[1]
+        of_query, of_read = lstm.weight_ih[:, :dim], lstm.weight_ih[:, dim:]
+        # What a query itself adds to the gates is the same at each step.
+        own = linear(rows, of_query, lstm.bias_ih + lstm.bias_hh)
         hidden, cell = torch.zeros_like(rows), torch.zeros_like(rows)
         for _ in range(steps):
-            read = (heat / rows.shape[1] * (hidden @ support.T)).softmax(dim=1) @ support
-            hidden, cell = self.over_query(torch.cat([rows, read], dim=1), (hidden, cell))
-            hidden = hidden + rows
+            read = (heat / dim * (hidden @ support.T)).softmax(dim=1) @ support
+            gates = own + linear(read, of_read) + linear(hidden, lstm.weight_hh)
+            enter, keep, candidate, leave = gates.chunk(4, dim=1)
+            cell = keep.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+            hidden = leave.sigmoid() * cell.tanh() + rows
         return hidden

@@ -236,8 +236,8 @@ def step_shares(steps: int, until: float, progress: float) -> Sequence[float]:
 
 
 def finite(state: Weights) -> bool:
-    """Whether every number is."""
-    return all(bool(one.isfinite().all()) for one in state.values())
+    """Whether every number is; the device is asked once."""
+    return bool(torch.stack([one.isfinite().all() for one in state.values()]).all())
 
 
 def _loss(logits: Tensor, shares: Tensor) -> Tensor:

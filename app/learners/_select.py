@@ -57,8 +57,21 @@ def judge(
 
     `rows` are what the learner works on: inputs, or embeddings for an `EmbeddingLearner`.
     """
+    split = split_of(learner, rows, labels, way)
+    return None if split is None else _verdict(learner, rows, labels, way, split).held_out
+
+
+def split_of(
+    learner: Learner[Any], rows: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"], way: int
+) -> Int64[Tensor, " s"] | None:
+    """The fold of each example in which `judge` holds it out, -1 for none; None where `judge` has no answer."""
     folds = _folds_within_budget(learner, rows, labels, way)
-    return None if folds is None else _verdict(learner, rows, labels, way, _split(labels, folds)).held_out
+    return None if folds is None else _split(labels, folds)
+
+
+def held_out(scores: Float[Tensor, "s way"], labels: Int64[Tensor, " s"], split: Int64[Tensor, " s"]) -> HeldOut:
+    """What `judge` makes of the logits that `Learner.cross_validate` gives for a split."""
+    return _verdict_on(scores, labels, split).held_out
 
 
 def select(
@@ -142,9 +155,12 @@ def _verdict(
     split: Int64[Tensor, " s"],
 ) -> _Verdict:
     """Judge on every example that has a fold."""
-    judged, folds = split >= 0, int(split.max()) + 1
     with torch.no_grad():
-        scores = learner.cross_validate(rows, labels, way, split)
+        return _verdict_on(learner.cross_validate(rows, labels, way, split), labels, split)
+
+
+def _verdict_on(scores: Float[Tensor, "s way"], labels: Int64[Tensor, " s"], split: Int64[Tensor, " s"]) -> _Verdict:
+    judged, folds = split >= 0, int(split.max()) + 1
     truth = labels[judged]
     logits = scores[judged]
     # A label that scores the same as the right one is not told apart from it: that is no right answer.
@@ -152,8 +168,8 @@ def _verdict(
     accuracy, count = float(right.double().mean()), len(truth)
     method = "leave-one-out-per-label" if folds == int(labels.bincount().max()) else f"{folds}-fold"
     log_loss = float(torch.nn.functional.cross_entropy(logits, truth))
-    held_out = HeldOut(method, accuracy, _wilson_95(accuracy, count), log_loss, count)
-    return _Verdict(held_out, right)
+    found = HeldOut(method, accuracy, _wilson_95(accuracy, count), log_loss, count)
+    return _Verdict(found, right)
 
 
 def _split(labels: Int64[Tensor, " s"], folds: int) -> Int64[Tensor, " s"]:

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -11,7 +10,6 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from app.backbones._base import Backbone
 from app.core.episode import Episode, Support, TaskState
 from app.core.heartbeat import beat_now
 from app.learners._base import Learner, LearnerSettings
@@ -35,6 +33,7 @@ from app.learners._inner_loop import (
     through,
     wide,
 )
+from app.learners._mode import as_served
 
 __all__ = ["WeightLearner", "WeightSettings", "as_served"]
 
@@ -113,19 +112,29 @@ class WeightLearner(Learner[W], ABC):
     def adapt(self, support: Support, on_step: Callable[[], None] = beat_now) -> TaskState:
         """Take the steps; `on_step` is called at least once in each. Raises: `Diverged`."""
         with torch.set_grad_enabled(self.training):
-            loss = self.support_loss(support.inputs, support.labels, support.way, self._differentiate, on_step)
-            start = self.start(loss)
-            weights, losses = start.weights, []
-            for before, after in self._descend(loss, start):
-                losses.append(before)
-                weights = after
-            with torch.no_grad():
-                losses.append(loss.value(weights))
-        state = {**self.finished(weights), "support_losses": torch.stack(losses)}
-        if not self.training:
-            state = {name: self._kept(one) for name, one in state.items()}
+            state = self.adapted(support.inputs, support.labels, support.way, self._differentiate, on_step)
         self.refuse_unless(finite(state))
         return state
+
+    def adapted(
+        self,
+        inputs: Shaped[Tensor, "s ..."],
+        labels: Int64[Tensor, " s"],
+        way: int,
+        differentiate: Differentiate,
+        on_step: Callable[[], None],
+    ) -> Weights:
+        """The state, finite or not. Where `vmaps` is true it runs under `torch.func.vmap`, by `side_by_side`."""
+        loss = self.support_loss(inputs, labels, way, differentiate, on_step)
+        start = self.start(loss)
+        weights, losses = start.weights, []
+        for before, after in self._descend(loss, start):
+            losses.append(before)
+            weights = after
+        with torch.no_grad():
+            losses.append(loss.value(weights))
+        state = {**self.finished(weights), "support_losses": torch.stack(losses)}
+        return state if self.training else {name: self._kept(one) for name, one in state.items()}
 
     def logits(self, state: TaskState, inputs: Shaped[Tensor, "q ..."]) -> Float[Tensor, "q way"]:
         """Score queries by the task's own weights."""
@@ -184,7 +193,9 @@ class WeightLearner(Learner[W], ABC):
 
     def weights(self) -> Weights:
         """The backbone's weights as tasks start at them, not copied."""
-        own = {BACKBONE + name: one for name, one in self.backbone.named_parameters()}
+        own: Weights = {BACKBONE + name: one for name, one in self.backbone.named_parameters()}
+        if not torch.is_grad_enabled():  # no graph begins here; and under `vmap` none could
+            return own
         return {name: one if one.requires_grad else one.detach().requires_grad_() for name, one in own.items()}
 
     def embed(self, weights: Weights, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:
@@ -278,17 +289,8 @@ class WeightLearner(Learner[W], ABC):
 
     def refuse_unless(self, fine: bool) -> None:
         if not fine:
-            raise Diverged(rate="learning_rate", steps="training_steps" if self.training else "steps")
+            raise self.diverged()
 
-
-@contextmanager
-def as_served(backbone: Backbone) -> Iterator[None]:
-    """The backbone in evaluation mode, for this block."""
-    training = [one for one in backbone.modules() if one.training]
-    for one in training:
-        one.training = False
-    try:
-        yield
-    finally:
-        for one in training:
-            one.training = True
+    def diverged(self) -> Diverged:
+        """What is wrong where numbers are not finite."""
+        return Diverged(rate="learning_rate", steps="training_steps" if self.training else "steps")

@@ -76,5 +76,5 @@ class MetaSgd(WeightLearner[MetaSgdSettings]):
         return self.zero_head(features, shares), update
 
     def _rates(self, like: Tensor) -> Mapping[str, Tensor]:
-        plain = like.new_tensor(self.settings.head_learning_rate)
+        plain = like.new_full((), self.settings.head_learning_rate)
         return {WEIGHT: plain, BIAS: plain, **{name.replace("/", "."): one for name, one in self.rates.items()}}

@@ -37,7 +37,8 @@ def measure(scope: Scope) -> list[Row]:
     least: list[Outcome] = []
     with (
         tempfile.TemporaryDirectory(prefix="imprint-bench-") as scratch,
-        serving(settings(scope, VECTOR), cores=server_cores) as server,
+        # Whatever device the scope has: to copy a few numbers there and back is no part of the shell.
+        serving({**settings(scope, VECTOR), "device": "cpu"}, cores=server_cores) as server,
         bare_app(Path(scratch), server_cores) as bare_port,
     ):
         targets = [(ours, server.port, predict_path(vector_task(server))), (least, bare_port, "/predict")]
