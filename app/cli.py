@@ -1,13 +1,22 @@
-"""The command line: `imprint serve`, `imprint demo`, `imprint train`, `imprint evaluate`, `imprint doctor`."""
+"""The command line: `imprint serve`, `demo`, `train`, `evaluate`, `bench`, `doctor`."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
 
-from app.config import Settings
-from app.registry.ownership import DataFolderInUse, owned
+if TYPE_CHECKING:
+    from app.config import Settings
+
+APP: Final = "app.main:create_app"
+"""By name, as uvicorn takes it."""
+
+COLLECT: Final = (20_000, 20, 20)
+"""New containers before the garbage collector looks at them, and how often it looks at older ones: a tenth of the cost
+of a small prediction went there, and a look at everything stops all threads."""
 
 cli = typer.Typer(name="imprint", no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -22,11 +31,32 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on (IMPRINT_PORT).")] = None,
 ) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
-    import uvicorn  # noqa: PLC0415 - `--help` need not wait for torch
+    with _uncollected():
+        import uvicorn  # noqa: PLC0415 - `--help` need not wait for torch
+
+        settings = _checked({"host": host, "port": port})
+        uvicorn.importer.import_from_string(APP)
+    uvicorn.run(
+        APP,
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is
+        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
+    )
+
+
+def _checked(changed: dict[str, Any]) -> "Settings":
+    """The settings, where a server may start with them; logs go as they say. Raises: `Refused`."""
+    from pydantic import ValidationError  # noqa: PLC0415
 
     from app.api import logs  # noqa: PLC0415
+    from app.config import Settings  # noqa: PLC0415
+    from app.registry.ownership import DataFolderInUse, owned  # noqa: PLC0415
 
-    changed: dict[str, Any] = {"host": host, "port": port}
     try:
         settings = Settings(**{name: value for name, value in changed.items() if value is not None})
     except ValidationError as error:
@@ -38,19 +68,23 @@ def serve(
     except DataFolderInUse as error:
         raise Refused(error.detail) from None
     logs.configure(settings.log_format, settings.log_level)
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
-    )
+    return settings
 
 
-def check_bind(settings: Settings) -> None:
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without the garbage collector, which would look through all modules again and again; none ever goes."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        # Nor need it look through them while the server runs, nor look for cycles after every few requests.
+        gc.freeze()
+        gc.set_threshold(*COLLECT)
+        gc.enable()
+
+
+def check_bind(settings: "Settings") -> None:
     """Refuse to listen where strangers can reach a server without keys, unless told to."""
     if settings.host in ("127.0.0.1", "::1", "localhost") or settings.allow_open_bind:
         return
@@ -72,8 +106,22 @@ def demo(
 
 
 @cli.command()
+def bench(
+    backbone: Annotated[list[str] | None, typer.Option(help="Which backbones; one of each make when unset.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, help="How long each is asked; half of it also records.")] = 2.0,
+    clients: Annotated[int, typer.Option(min=1, max=1000, help="How many ask at a time.")] = 32,
+    json: Annotated[Path | None, typer.Option(help="A file for the numbers.")] = None,
+) -> None:
+    """Measure this machine with your settings, on a server of its own, and say which part of it is the limit."""
+    from app.bench import Options, run  # noqa: PLC0415
+
+    raise typer.Exit(run(Options(backbone or (), seconds, clients, json)))
+
+
+@cli.command()
 def doctor() -> None:
     """Check this machine: device, checkpoints, SQLite, disk, settings."""
+    from app.config import Settings  # noqa: PLC0415
     from app.doctor import report  # noqa: PLC0415
 
     raise typer.Exit(0 if report(Settings()) else 1)
@@ -97,6 +145,7 @@ def train(
     finish: Annotated[bool, typer.Option("--finish", help="Train no further: publish the best so far.")] = False,
 ) -> None:
     """Meta-train a recipe and write its checkpoint, going on where an earlier start was stopped."""
+    from app.config import Settings  # noqa: PLC0415
     from app.training.train_command import Options, main  # noqa: PLC0415
 
     models = Settings().model_folders()
@@ -122,6 +171,7 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="A file for the rows, as in a card's scores.")] = None,
 ) -> None:
     """Judge a checkpoint's learners on few-shot episodes: mean accuracy with its 95 % interval."""
+    from app.config import Settings  # noqa: PLC0415
     from app.core.errors import ImprintError  # noqa: PLC0415
     from app.training import evaluate_command as command  # noqa: PLC0415
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,14 +12,14 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app.api import errors, openapi
+from app.api.application import Application
 from app.api.deps import known_query
 from app.api.metrics import Metrics
-from app.api.middleware import RequestMiddleware
 from app.api.routes import catalogue, health, predictions, tasks, transfer, versions
-from app.checkpoints.load import load_all
+from app.checkpoints.load import Checkpoint, load_all
 from app.config import Settings
 from app.engine.device import resolve_device
-from app.engine.executors.choose import Choice, Wish, choose
+from app.engine.executors.choose import Choice, Wish, choose_all
 from app.engine.scheduler import Engine
 from app.registry.ownership import owned
 from app.registry.repository import Registry
@@ -31,7 +32,7 @@ log = structlog.get_logger("imprint.main")
 DESCRIPTION = "POST a handful of labelled examples, get a stored classifier, ask it for predictions."
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None) -> Application:
     """The server. Everything it holds is opened when it starts and closed when it ends."""
     settings = settings or Settings()
     metrics = Metrics()
@@ -45,7 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await asyncio.to_thread(running.__exit__, None, None, None)
 
-    app = FastAPIOffline(
+    framework = FastAPIOffline(
         title="Imprint",
         version=installed_version(),
         description=DESCRIPTION,
@@ -53,14 +54,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.settings = settings
-    app.state.metrics = metrics
-    errors.install(app)
-    app.add_middleware(RequestMiddleware, metrics=metrics, body_size_bytes=settings.limits.body_size_bytes)
+    framework.state.settings = settings
+    framework.state.metrics = metrics
+    errors.install(framework)
     for module in (tasks, versions, transfer, predictions, catalogue, health):
-        app.include_router(module.router, dependencies=[Depends(known_query)])
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
-    return app
+        framework.include_router(module.router, dependencies=[Depends(known_query)])
+    framework.openapi = lambda: openapi.document(framework)  # type: ignore[method-assign]
+    return Application(framework, settings, metrics)
 
 
 @contextmanager
@@ -69,15 +69,11 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with owned(settings.data_dir), closing(Registry(settings.registry_url(), settings.data_dir)) as registry:
-        registry.migrate()
-        registry.idempotency.forget_unfinished()
-        checkpoints, left_out = load_all(settings.model_folders(), settings.wanted_backbones())
-        for name, reason in left_out.items():
-            log.warning("checkpoint left out", checkpoint=name, reason=reason)
+        checkpoints = _loaded(settings, registry)
         backbones = {name: one.backbone for name, one in checkpoints.items()}
         device = resolve_device(settings.device)
         wish = Wish(settings.executor, settings.executor_folder(), settings.engine.micro_batch_tokens)
-        choices = {name: choose(one.backbone, one.sha256, device, wish) for name, one in checkpoints.items()}
+        choices = choose_all(checkpoints, device, wish)
         executors = {name: one.executor for name, one in choices.items()}
         engine = Engine(backbones, device=device, settings=settings.engine, observer=metrics, executors=executors)
         catalogue_ = Catalogue(checkpoints, settings.limits, device, choices)
@@ -89,6 +85,22 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             finally:
                 engine.stop(settings.drain_timeout_s)
     log.info("stopped")
+
+
+def _loaded(settings: Settings, registry: Registry) -> dict[str, Checkpoint]:
+    """The checkpoints; the registry is brought up to date beside it."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="imprint-migrate") as beside:
+        migrated = beside.submit(_bring_up_to_date, registry)
+        checkpoints, left_out = load_all(settings.model_folders(), settings.wanted_backbones())
+        migrated.result()
+    for name, reason in left_out.items():
+        log.warning("checkpoint left out", checkpoint=name, reason=reason)
+    return checkpoints
+
+
+def _bring_up_to_date(registry: Registry) -> None:
+    registry.migrate()
+    registry.idempotency.forget_unfinished()
 
 
 def _shown(choices: Mapping[str, Choice]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from app.api.errors import from_single, from_validation
+from app.api.headers import header
 from app.api.multipart import Part, read_multipart
 from app.backbones._base import Modality
 from app.codecs import RawExample, RawInput, read_archive, read_vectors
@@ -52,7 +53,7 @@ class UnsupportedBody(UnsupportedMedia):
 
 def media_type_of(request: Request) -> str:
     """The body's media type without parameters, lower case."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return (header(request, b"content-type") or "").partition(";")[0].strip().lower()
 
 
 def is_json(request: Request) -> bool:
@@ -65,8 +66,8 @@ def is_json(request: Request) -> bool:
 
 async def body_of(request: Request) -> bytes:
     """The whole body. Raises `EmptyBody`."""
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding != "identity":
+    coding = header(request, b"content-encoding")
+    if coding is not None and coding.strip().lower() != "identity":
         raise UnsupportedBody(f"A body with Content-Encoding {coding!r} is not read here; send it as it is.")
     body = await request.body()
     if not body:
@@ -78,7 +79,7 @@ async def json_of(request: Request, schema: type[M], services: Services) -> M:
     """The body as `schema`. Raises `Malformed` for broken JSON, `Invalid` with a pointer per fault."""
     if not is_json(request):
         raise UnsupportedBody(f"This takes {JSON}, not {media_type_of(request)!r}.")
-    charset = request.headers.get("content-type", "").lower().partition("charset=")[2].strip(' "')
+    charset = (header(request, b"content-type") or "").lower().partition("charset=")[2].strip(' "')
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedBody(f"JSON is always UTF-8 here; charset {charset!r} is not read.")
     body = (await body_of(request)).removeprefix(codecs.BOM_UTF8)
@@ -142,6 +143,8 @@ def query_of(request: Request, schema: type[M]) -> M:
 
 def refuse_query(request: Request) -> None:
     """Options of a JSON request stand in its body: refuse them in the query, where nobody would read them."""
+    if not request.scope["query_string"]:
+        return
     for name in request.query_params:
         raise from_single(f"/query/{name}", "Beside a JSON body this belongs into the body.", "extra-forbidden")
 

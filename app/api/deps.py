@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, final
 
 from fastapi import Depends, Header, Request
 from starlette.requests import ClientDisconnect
@@ -50,12 +50,15 @@ async def call_of(
 ) -> Call:
     """The call of a request: until when it may run."""
     settings: Settings = request.app.state.settings
-    allowed_s = settings.deadline_s
-    if x_deadline_ms is not None:
-        text = x_deadline_ms
-        if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
+    return call_within(settings.deadline_s, x_deadline_ms)
+
+
+def call_within(allowed_s: float, deadline_ms: str | None) -> Call:
+    """A call that may take so many seconds, or what its header says where that is less. Raises `BadHeader`."""
+    if deadline_ms is not None:
+        if not (deadline_ms.isascii() and deadline_ms.isdigit() and len(deadline_ms) <= 9 and int(deadline_ms)):
             raise BadHeader("X-Deadline-Ms is the whole number of milliseconds that the answer may take.")
-        allowed_s = min(allowed_s, int(text) / 1000)
+        allowed_s = min(allowed_s, int(deadline_ms) / 1000)
     return Call(time.monotonic() + allowed_s)
 
 
@@ -68,7 +71,7 @@ async def if_match_of(
 
 async def known_query(request: Request) -> None:
     """Refuse query parameters that the route does not know, and those that are given twice."""
-    if not request.url.query:
+    if not request.scope["query_string"]:
         return
     route = request.scope["route"]
     known = {field.alias for field in route.dependant.query_params}
@@ -94,38 +97,65 @@ async def attended(request: Request, call: Call, work: Callable[[], Awaitable[T]
     Else the work is cancelled and nothing is stored; if it could not be stopped any more, its result counts.
     Raises: `DeadlinePassed`; `ClientDisconnect` when the client left.
     """
-    await _body_in_time(request, call)
-    call.timing.begin()
-    task = asyncio.ensure_future(work())
-    left: asyncio.Future[None] | None = None
+    watch = _Watch(request, call)
     try:
-        await asyncio.wait({task}, timeout=min(WATCH_AFTER_S, call.left_s))
-        if not task.done():
-            left = asyncio.ensure_future(_client_left(request))
-            await asyncio.wait({task, left}, timeout=call.left_s, return_when=asyncio.FIRST_COMPLETED)
+        await request.body()  # all of it: from then on the watch may take what the client sends
+        watch.has_body = True
+        call.timing.begin()
+        return await work()
+    except asyncio.CancelledError:
+        if watch.reason is None:  # somebody else cancelled
+            raise
+        raise watch.reason from None
     finally:
-        gone = left is not None and left.done()
-        if left is not None:
-            left.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    if not task.cancelled():
-        return task.result()
-    if gone:
-        raise ClientDisconnect
-    raise DeadlinePassed("The deadline passed before the answer was ready.")
+        watch.end()
 
 
-async def _body_in_time(request: Request, call: Call) -> None:
-    """Have the whole body in memory: from then on the watch on the client may take what it receives."""
-    try:
-        async with asyncio.timeout(call.left_s):
-            await request.body()
-    except TimeoutError as error:
-        raise DeadlinePassed("The body did not arrive before the deadline.") from error
+@final
+class _Watch:
+    """Cancels the task that made it when the deadline passes or the client leaves; `reason` says which.
 
+    No task of its own unless the work takes a while: most work is done before. While the body is read a client that
+    leaves is seen by who reads it.
+    """
 
-async def _client_left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    def __init__(self, request: Request, call: Call) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self.has_body = False
+        self.reason: Exception | None = None
+        self._task = task
+        self._request = request
+        self._call = call
+        self._looking: asyncio.Task[None] | None = None
+        self._timer = task.get_loop().call_later(min(WATCH_AFTER_S, call.left_s), self._begin)
+
+    def _begin(self) -> None:
+        loop, left_s = self._task.get_loop(), self._call.left_s
+        if self.has_body:
+            self._looking = loop.create_task(self._look())
+        elif left_s > 0:
+            self._timer = loop.call_later(min(WATCH_AFTER_S, left_s), self._begin)
+        else:
+            self._stop(DeadlinePassed("The body did not arrive before the deadline."))
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(self._call.left_s):
+                while (await self._request.receive())["type"] != "http.disconnect":
+                    pass
+            self._stop(ClientDisconnect())
+        except TimeoutError:
+            self._stop(DeadlinePassed("The deadline passed before the answer was ready."))
+
+    def _stop(self, reason: Exception) -> None:
+        self.reason = reason
+        self._task.cancel()
+
+    def end(self) -> None:
+        """Look no longer; a cancellation of ours has been dealt with."""
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        if self.reason is not None:
+            self._task.uncancel()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request, Response
 
 from app.api.deps import BadHeader, attended
+from app.api.headers import header
 from app.registry.records import Replay
 from app.services import Services
 from app.services.call import Call
@@ -22,7 +23,7 @@ async def once(request: Request, services: Services, call: Call, work: Callable[
     Only a success is remembered: after a failure nothing was stored, and the client may try again.
     Raises: `KeyInFlight` while the first request runs, `KeyReused` for another body under the key.
     """
-    key = request.headers.get("idempotency-key")
+    key = header(request, b"idempotency-key")
     if key is None:
         return await attended(request, call, work)
     if not KEY.fullmatch(key):

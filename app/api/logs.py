@@ -1,10 +1,16 @@
 """Structured logs: one JSON object a line, ours and the libraries' alike, on standard error."""
 
+import json
 import logging
 import sys
-from typing import Literal, final
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Literal, final
 
 import structlog
+from pydantic_core import to_json
+
+_log = structlog.get_logger("imprint.http")
 
 
 def configure(log_format: Literal["json", "console"], level: str) -> None:
@@ -21,7 +27,7 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
     ]
     last: list[structlog.typing.Processor]
     if log_format == "json":
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
     else:
         last = [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
@@ -32,6 +38,7 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
         logger_factory=_writer,
         cache_logger_on_first_use=True,
     )
+    _Lines.at_once = log_format == "json" and logging.getLevelNamesMapping()[level.upper()] <= logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -50,12 +57,47 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
 
 
 @final
+class _Lines:
+    """How the lines of requests are written."""
+
+    at_once = False
+    """Straight to standard error, not by way of structlog."""
+
+
+def request(fields: dict[str, object], *, quiet: bool) -> None:
+    """The line of one request. In JSON it is made here: that costs half of what the chain does, for every request."""
+    if quiet:
+        _log.debug("request", **fields)
+    elif not _Lines.at_once:
+        _log.info("request", **fields)
+    else:
+        stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {**fields, "event": "request", "logger": "imprint.http", "level": "info", "timestamp": stamp}
+        sys.stderr.write(_json(line, repr) + "\n")
+
+
+def _json(line: object, default: Callable[[Any], Any]) -> str:
+    """Several times as fast as the standard library's, which writes what is no Unicode."""
+    try:
+        return to_json(line, fallback=default).decode()
+    except ValueError:
+        return json.dumps(line, default=default)
+
+
+@final
 class _Writer(structlog.WriteLogger):
-    """Writes lines to standard error; `name` is what `add_logger_name` looks for."""
+    """Writes lines to standard error, which passes each on at its end; `name` is what `add_logger_name` looks for."""
 
     def __init__(self, name: str) -> None:
         super().__init__(sys.stderr)
         self.name = name
+        self._line = sys.stderr.write
+
+    def msg(self, message: str) -> None:
+        """Write one line: in one piece, so that lines of several threads do not mix."""
+        self._line(message + "\n")
+
+    log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
 
 def _writer(*names: str) -> _Writer:

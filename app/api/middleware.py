@@ -4,15 +4,16 @@ import asyncio
 import re
 import time
 from http import HTTPStatus
+from random import Random
 from typing import final
-from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api import logs
 from app.api.errors import problem
+from app.api.headers import KEY, SentHeaders
 from app.api.metrics import Metrics
 from app.core.errors import ImprintError, TooLarge, Unavailable
 
@@ -25,6 +26,8 @@ UNREAD = {413, 504}
 DISCARDED_BYTES = 1024 * 1024
 """A refused body up to this is left to the server, which reads it to its end: that is cheaper for both sides than a new
 connection, and the client sees its answer even if it looks for it only after sending."""
+
+_ids = Random()  # noqa: S311 - ids are to differ, not to be hard to guess; its seed comes from the system
 
 log = structlog.get_logger("imprint.http")
 
@@ -53,9 +56,9 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        sent = Headers(scope=scope)
-        offered = sent.get("x-request-id", "")
-        request_id = offered if REQUEST_ID.fullmatch(offered) else uuid4().hex
+        sent = scope[KEY] = SentHeaders(scope)
+        offered = sent.get(b"x-request-id")
+        request_id = offered if offered and REQUEST_ID.fullmatch(offered) else f"{_ids.getrandbits(128):032x}"
         scope["request_id"] = request_id
         status = 0
         body = _Body(receive, sent, self.body_size_bytes)
@@ -67,10 +70,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
+                headers = message["headers"]
+                headers.append((b"x-request-id", request_id.encode("latin-1")))
                 if status in UNREAD or (status == HTTPStatus.TOO_MANY_REQUESTS and not body.discardable):
-                    headers["Connection"] = "close"
+                    headers.append((b"connection", b"close"))
             elif head:
                 message = {**message, "body": b""}
             await send(message)
@@ -102,26 +105,26 @@ class RequestMiddleware:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.metrics.request(scope["method"], route, status, seconds)
-        level = log.debug if route in QUIET else log.info
-        level(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=status or "client left",
-            duration_ms=round(seconds * 1000, 2),
-        )
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status or "client left",
+            "duration_ms": round(seconds * 1000, 2),
+            "request_id": scope["request_id"],
+        }
+        logs.request(fields, quiet=route in QUIET)
 
 
 @final
 class _Body:
     """What a request sends, held to a limit, and how much of it may still be on its way."""
 
-    def __init__(self, receive: Receive, headers: Headers, limit_bytes: int) -> None:
+    def __init__(self, receive: Receive, headers: SentHeaders, limit_bytes: int) -> None:
         self._receive = receive
         self._limit_bytes = limit_bytes
-        declared = headers.get("content-length", "")
+        declared = headers.get(b"content-length") or ""
         self._declared_bytes = int(declared) if declared.isdigit() else 0
-        self._open_ended = "transfer-encoding" in headers or "expect" in headers
+        self._open_ended = b"transfer-encoding" in headers or b"expect" in headers
         self._seen_bytes = 0
         self._whole = False
 

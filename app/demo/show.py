@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 from rich.console import Console
@@ -103,9 +104,16 @@ def free_port(wanted: int) -> int:
     raise RuntimeError("no TCP port is free")
 
 
-def start_server(port: int, folder: Path) -> subprocess.Popen[bytes]:
-    """A server in a session of its own, so that it outlives this process; it logs into the folder."""
-    environment = {**os.environ, "IMPRINT_DATA_DIR": str(folder), "IMPRINT_HOST": "127.0.0.1"}
+def start_server(
+    port: int, folder: Path, changed: Mapping[str, str | None] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """A server in a session of its own, so that it outlives this process; it logs into the folder.
+
+    `changed` holds settings without their prefix; None takes one away.
+    """
+    wanted = {f"IMPRINT_{name}": value for name, value in changed.items()}
+    wanted |= {"IMPRINT_DATA_DIR": str(folder), "IMPRINT_HOST": "127.0.0.1"}
+    environment = {name: value for name, value in {**os.environ, **wanted}.items() if value is not None}
     command = [sys.executable, "-m", "app", "serve", "--port", str(port)]
     with (folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own command

@@ -29,8 +29,8 @@ def plan(groups: Groups, budget: int) -> list[Slice]:
     batch the examples are shared max-min fairly among tasks, then among the works of each: who wants more than its
     share gets what the others leave. So a large adaptation rides along in slices, a lone predict is in the very
     next batch, and a task with a hundred requests gets no more than one with ten as long as both wait. A heavy head
-    runs once its cost was handed out like rows, one in a batch, so that what is light waits for one at most. The
-    slices come in the order of age.
+    runs once its cost was handed out like rows, one in a batch with those that can run beside it, so that what is
+    light waits for one at most. The slices come in the order of age.
     """
     if not groups:
         return []
@@ -45,10 +45,22 @@ def plan(groups: Groups, budget: int) -> list[Slice]:
         chosen += works
     # In the order of tasks, so that heavy heads take turns too: a task that gets nothing now keeps its place.
     ready = [one for one in chosen if one.work.head_examples and shares[one] == one.left]
-    for one in ready[1:]:
+    for one in _held_back(ready):
         shares[one] -= 1
     chosen.sort(key=lambda one: one.queued_at_s)
     return [Slice(one, one.taken, one.taken + shares[one]) for one in chosen if shares[one]]
+
+
+def _held_back(ready: list[Pending]) -> list[Pending]:
+    """Of heavy heads whose cost is handed out: all but the first and those that run together with it."""
+    if len(ready) < 2:
+        return []
+    first, *others = ready
+    joint = first.work.together
+    if joint is None:
+        return others
+    able = [one.work.together == joint for one in others]
+    return [one for index, one in enumerate(others) if not able[index] or sum(able[:index]) >= joint.most - 1]
 
 
 def _some(items: Mapping[H, T], most: int, left: Callable[[H, T], int]) -> list[H]:

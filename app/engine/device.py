@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Thread
 from typing import final
@@ -13,10 +12,13 @@ import torch
 from app.core.episode import Features
 from app.core.errors import DeadlinePassed, ImprintError
 from app.core.heartbeat import beating
+from app.core.threads import name_this_thread
+from app.engine.clock import Clock, CpuClock, Mark, clock_of
+from app.engine.cpu_threads import one_cpu_thread
 from app.engine.errors import DeviceMemoryFull, EngineFailure, NobodyWaits
 from app.engine.executors._base import Executor, is_out_of_memory
 from app.engine.observer import BatchReport, EngineObserver
-from app.engine.pending import Pending, Slice
+from app.engine.pending import Pending, Slice, deal_out, grouped
 from app.engine.queue import WorkQueue
 
 _logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class DeviceThread:
         self._executors = executors
         self._observer = observer
         self._on_end = on_end
+        self._clock: Clock = next((clock_of(one.device) for one in executors.values()), CpuClock())
         self._thread = Thread(target=self._main, name="imprint-device", daemon=True)
         self.retired = False
         self.last_beat_s = time.monotonic()
@@ -80,6 +83,7 @@ class DeviceThread:
         return 0.0 if busy_since_s is None else max(0.0, now_s - max(busy_since_s, self.last_beat_s))
 
     def _main(self) -> None:
+        name_this_thread("imprint-device")
         try:
             with torch.no_grad():
                 # A batch's tensors live in `_step` alone, so that none is kept while the queue is empty.
@@ -108,25 +112,34 @@ class DeviceThread:
         done.sort(key=lambda one: len(one.work.inputs) or len(slices) + one.work.cost_examples)
         light = [one for one in done if not one.work.head_examples]
         if light:
+            backbone, began = light[0].work.backbone, self._clock.mark()
             with one_cpu_thread():
-                for pending in light:
-                    self._run_head(pending)
-        for pending in done:
-            if pending.work.head_examples:
-                self._run_head(pending)
+                for alike in grouped(light, lambda work: work.kind):
+                    self._run_heads(alike)
+            self._clock.when_known(began, partial(self._observer.on_heads, backbone))
+        self._clock.settle()
+        heavy = [one for one in done if one.work.head_examples]
+        for able in grouped(heavy, lambda work: work.together):
+            began = self._clock.mark()
+            self._run_together(able)
+            self._clock.when_known(began, partial(self._observer.on_heads, able[0].work.backbone))
+            self._clock.settle()
         return True
 
     def _run_backbone(self, slices: Sequence[Slice], queue_examples: int) -> None:
         backbone = slices[0].pending.work.backbone
         executor = self._executors[backbone]
-        started_s, forwards = time.monotonic(), executor.forwards
+        began, forwards = self._clock.mark(), executor.forwards
         self._embed(executor, slices)
-        seconds = time.monotonic() - started_s
-        for one in slices:
-            one.pending.device_s += seconds
+        forwards = executor.forwards - forwards
         examples = sum(one.rows for one in slices)
-        report = BatchReport(backbone, len(slices), examples, executor.forwards - forwards, seconds, queue_examples)
-        self._observer.on_batch(report)
+
+        def known(seconds: float) -> None:
+            for one in slices:
+                one.pending.device_s += seconds
+            self._observer.on_batch(BatchReport(backbone, len(slices), examples, forwards, seconds, queue_examples))
+
+        self._clock.when_known(began, known)
 
     def _embed(self, executor: Executor, slices: Sequence[Slice]) -> None:
         """Embed all; where that fails, halve until only the work at fault fails."""
@@ -139,7 +152,7 @@ class DeviceThread:
             _logger.warning("a forward of %d works failed", len(slices), exc_info=True)
             failure = error
         else:
-            _deal_out(features, slices)
+            deal_out(features, slices)
             return
         if len(slices) > 1:
             middle = len(slices) // 2
@@ -148,14 +161,64 @@ class DeviceThread:
         else:
             self._fail(slices[0].pending, failure)
 
+    def _run_heads(self, alike: Sequence[Pending]) -> None:
+        """Run the head of one on the rows of all; where that fails, each for itself, to find which is at fault."""
+        alike = [one for one in alike if not one.finished]
+        if len(alike) > 1:
+            self.beat()
+            began = self._clock.mark()
+            features = [self._features(one) for one in alike]
+            try:
+                values = alike[0].work.head(torch.cat(features))
+            except Exception:
+                # Also where the first one's caller has gone just now: what its head needs went with it.
+                _logger.info("the heads of %d works failed together", len(alike), exc_info=True)
+                for one, own in zip(alike, features, strict=True):
+                    one.parts = [own]
+            else:
+                for one, value in zip(alike, torch.split(values, [len(one) for one in features]), strict=True):
+                    self._succeed(one, value, began)
+                return
+        for one in alike:
+            self._run_head(one)
+
+    def _run_together(self, able: Sequence[Pending]) -> None:
+        """Run heavy heads in one call; where that fails, in halves, to find which is at fault or what memory holds."""
+        able = [one for one in able if not one.finished]
+        joint = able[0].work.together if len(able) > 1 else None
+        if joint is None:
+            for one in able:
+                self._run_head(one)
+            return
+        self.beat()
+        began = self._clock.mark()
+        features = [self._features(one) for one in able]
+        try:
+            with beating(partial(self._beat_of_heads, able)):
+                values = joint.run([one.work.head for one in able], features)
+        except Exception:
+            _logger.warning("%d heads failed together", len(able), exc_info=True)
+        else:
+            for one, value in zip(able, values, strict=True):
+                if isinstance(value, ImprintError):
+                    self._fail(one, value)
+                else:
+                    self._succeed(one, value, began)
+            return
+        for one, own in zip(able, features, strict=True):
+            one.parts = [own]
+        middle = len(able) // 2
+        self._run_together(able[:middle])
+        self._run_together(able[middle:])
+
     def _run_head(self, pending: Pending) -> None:
         if pending.finished:
             return
         self.beat()
         work = pending.work
-        started_s = time.monotonic()
+        began = self._clock.mark()
         try:
-            features = pending.features() if pending.parts else self._executors[work.backbone].no_features(work.inputs)
+            features = self._features(pending)
             with beating(partial(self._beat_of_head, pending)):
                 value = work.head(features)
         except ImprintError as error:
@@ -166,11 +229,30 @@ class DeviceThread:
                 _logger.exception("a head failed")
             self._fail(pending, error)
         else:
-            pending.device_s += time.monotonic() - started_s
+            self._succeed(pending, value, began)
+
+    def _features(self, pending: Pending) -> Features:
+        work = pending.work
+        return pending.features() if pending.parts else self._executors[work.backbone].no_features(work.inputs)
+
+    def _succeed(self, pending: Pending, value: object, began: Mark) -> None:
+        """Hand the result to the caller, once the device has it: what its head copies may still be under way."""
+
+        def known(head_s: float) -> None:
+            pending.device_s += head_s
             outcome = pending.outcome(value)
             # Before the answer, so that whoever has it finds it counted.
-            self._observer.on_work(work.backbone, outcome.queue_s, outcome.device_s)
+            self._observer.on_work(pending.work.backbone, outcome.queue_s, outcome.device_s)
             pending.succeed(outcome)
+
+        self._clock.when_known(began, known)
+
+    def _beat_of_heads(self, together: Sequence[Pending]) -> None:
+        """Show life between the steps of heads, and end them where each one's answer would come too late."""
+        now_s = time.monotonic()
+        self.beat()
+        if all(one.finished or one.expired(now_s) for one in together):
+            raise NobodyWaits
 
     def _beat_of_head(self, pending: Pending) -> None:
         """Show life between the steps of a head, and end one whose answer would come too late."""
@@ -185,17 +267,6 @@ class DeviceThread:
         pending.fail(named(error))
 
 
-@contextmanager
-def one_cpu_thread() -> Iterator[None]:
-    """Heads are small: on a busy machine it costs 30 times more to share them among threads than to run them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def named(error: Exception) -> ImprintError:
     """The error that the caller gets: one with a name as it is, another wrapped, its text kept from the caller."""
     if isinstance(error, ImprintError):
@@ -205,10 +276,3 @@ def named(error: Exception) -> ImprintError:
     failure = EngineFailure("The computation failed on this input; the log of the server says why.")
     failure.__cause__ = error
     return failure
-
-
-def _deal_out(features: Features, slices: Sequence[Slice]) -> None:
-    at = 0
-    for one in slices:
-        one.pending.parts.append(features[at : at + one.rows])
-        at += one.rows

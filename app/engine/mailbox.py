@@ -1,7 +1,8 @@
-"""Carries results from the engine's threads to the event loop."""
+"""Between the event loop and the engine's threads: results one way, the bell the other."""
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, final
 
 
@@ -17,6 +18,21 @@ class Mailbox:
         self.loop = loop
         self._letters: deque[tuple[asyncio.Future[Any], Any, Exception | None]] = deque()
         self._waking = False
+        self._ringing = False
+
+    def ring(self, bell: Callable[[], None]) -> None:
+        """Call `bell` once the loop has done what it has to do now. Call this on the loop, with one bell only.
+
+        To wake a thread costs a system call, and the thread then wants the interpreter: so works that are put in one
+        after the other ring once.
+        """
+        if not self._ringing:
+            self._ringing = True
+            self.loop.call_soon(self._ring, bell)
+
+    def _ring(self, bell: Callable[[], None]) -> None:
+        self._ringing = False
+        bell()
 
     def post(self, future: asyncio.Future[Any], value: object, error: Exception | None) -> None:
         """Set the future's result, or its exception where `error` is given."""

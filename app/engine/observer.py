@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, final, runtime_checkable
 
-CacheEvent = Literal["hit", "miss", "evict", "discard", "uncached"]
+CacheEvent = Literal["hit", "miss", "load", "evict", "discard", "uncached"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class EngineObserver(Protocol):
     def on_batch(self, report: BatchReport) -> None:
         """A batch went through its backbone."""
 
+    def on_heads(self, backbone: str, seconds: float) -> None:
+        """Heads of a batch were run, in so many seconds of the device."""
+
     def on_work(self, backbone: str, queue_s: float, device_s: float) -> None:
         """A work was finished with a result."""
 
@@ -41,6 +44,9 @@ class NullObserver:
     """Watches nothing."""
 
     def on_batch(self, report: BatchReport) -> None:
+        """Ignore it."""
+
+    def on_heads(self, backbone: str, seconds: float) -> None:
         """Ignore it."""
 
     def on_work(self, backbone: str, queue_s: float, device_s: float) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -25,7 +25,7 @@ def batch_key(work: Work[Any], backbone: Backbone) -> BatchKey:
     Raises: `ValueError` for inputs of another number of axes than the backbone takes.
     """
     inputs = work.inputs
-    if not len(inputs):
+    if not inputs.shape[0]:  # `len` of a tensor takes longer
         return (work.backbone, None, inputs.dtype)
     sizes = inputs.shape[1:]
     if len(sizes) != len(backbone.input_shape):
@@ -51,6 +51,10 @@ class Pending:
     finished: bool = False
     """Succeeded, failed or dropped: nothing of it is to be computed any more."""
     parts: list[Features] = field(default_factory=list)
+    cost: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cost = self.work.cost_examples
 
     @property
     def task(self) -> Hashable:
@@ -60,7 +64,7 @@ class Pending:
     @property
     def left(self) -> int:
         """What is still to be handed out of its cost; a work without any counts as one example."""
-        return self.work.cost_examples - self.taken
+        return self.cost - self.taken
 
     def expired(self, now_s: float) -> bool:
         """Is its deadline over?"""
@@ -107,4 +111,21 @@ class Slice(NamedTuple):
     @property
     def rows(self) -> int:
         """How many rows are in it."""
-        return max(0, min(self.stop, len(self.pending.work.inputs)) - self.start)
+        return max(0, min(self.stop, self.pending.work.inputs.shape[0]) - self.start)
+
+
+def grouped(works: Iterable[Pending], by: Callable[[Work[Any]], Hashable | None]) -> list[list[Pending]]:
+    """Works of one value together, in the order of the first of each; those without one stay alone."""
+    groups: dict[Hashable, list[Pending]] = {}
+    for one in works:
+        value = by(one.work)
+        groups.setdefault(one if value is None else value, []).append(one)
+    return list(groups.values())
+
+
+def deal_out(features: Features, slices: Sequence[Slice]) -> None:
+    """Give each work the embeddings of its rows."""
+    at = 0
+    for one in slices:
+        one.pending.parts.append(features[at : at + one.rows])
+        at += one.rows

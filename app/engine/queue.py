@@ -28,9 +28,9 @@ class WorkQueue:
     when the owner is replaced. Every method is safe from any thread.
     """
 
-    def __init__(self, bound_examples: int, batch_examples: int, policy: Policy = plan) -> None:
+    def __init__(self, bound_examples: int, budgets: Budgets, policy: Policy = plan) -> None:
         self._bound_examples = bound_examples
-        self._budgets = Budgets(batch_examples)
+        self._budgets = budgets
         self._policy = policy
         self._condition = Condition()
         self._groups: OrderedDict[BatchKey, OrderedDict[Hashable, dict[Pending, None]]] = OrderedDict()
@@ -59,7 +59,7 @@ class WorkQueue:
         return self._closed
 
     def put(self, pending: Pending) -> None:
-        """Add a work. Raises `Busy` when it does not fit, `Draining` after `close`."""
+        """Add a work, and `ring` afterwards. Raises `Busy` when it does not fit, `Draining` after `close`."""
         cost = pending.left
         with self._condition:
             if self._closed:
@@ -72,6 +72,10 @@ class WorkQueue:
             tasks = self._groups.setdefault(pending.key, OrderedDict())
             tasks.setdefault(pending.task, {})[pending] = None
             self._examples += cost
+
+    def ring(self) -> None:
+        """Wake the owner: works were put in."""
+        with self._condition:
             self._condition.notify()
 
     def take(self, owner: object) -> list[Slice] | None:

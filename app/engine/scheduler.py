@@ -11,6 +11,7 @@ import torch
 
 from app.backbones._base import Backbone
 from app.core.errors import DeadlinePassed, UnknownName
+from app.engine.budget import Budgets
 from app.engine.device import DeviceThread
 from app.engine.errors import Draining, EngineDown
 from app.engine.executors._base import Executor
@@ -54,8 +55,9 @@ class Engine:
         self._observer: EngineObserver = observer or NullObserver()
         self.states = StateCache(self.settings.state_cache_bytes, self._observer)
         batch_examples = self.settings.batch_examples or BATCH_EXAMPLES.get(device.type, BATCH_EXAMPLES["cuda"])
-        self._queue = WorkQueue(self.settings.queue_examples, batch_examples)
         self._executors: dict[str, Executor] = dict(executors or {})
+        enough = {name: one.enough_examples for name, one in self._executors.items() if one.enough_examples}
+        self._queue = WorkQueue(self.settings.queue_examples, Budgets(batch_examples, enough))
         self._thread: DeviceThread | None = None
         self._supervisor = Thread(target=self._supervise, name="imprint-supervisor", daemon=True)
         self._wake = Event()
@@ -111,6 +113,7 @@ class Engine:
         if pending.expired(pending.queued_at_s):
             raise DeadlinePassed("The deadline passed before the request reached the device.")
         self._queue.put(pending)
+        pending.mailbox.ring(self._queue.ring)
         try:
             outcome: Outcome[T] = await pending.future
         except asyncio.CancelledError:

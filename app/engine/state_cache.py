@@ -11,6 +11,7 @@ from typing import final
 import torch
 
 from app.core.episode import TaskState
+from app.engine.copies import to_device
 from app.engine.observer import CacheEvent, EngineObserver, NullObserver
 
 Load = Callable[[], TaskState]
@@ -114,8 +115,7 @@ class StateCache:
             evicted = self._keep(key, entry)
         for _ in range(evicted):
             self._observer.on_cache("evict", self._size_bytes)
-        if not entry.cached:
-            self._observer.on_cache("uncached", self._size_bytes)
+        self._observer.on_cache("load" if entry.cached else "uncached", self._size_bytes)
 
     def _keep(self, key: Hashable, entry: _Entry) -> int:
         """Count the entry as cached if room can be made, else take it off the list; gives the evictions."""
@@ -190,7 +190,7 @@ class Pin:
             raise RuntimeError("the state is not pinned")
         if entry.device != device:
             # The copy takes the original's place, so the bytes are held once, where they are used.
-            entry.state = {name: tensor.to(device) for name, tensor in entry.state.items()}
+            entry.state = {name: to_device(tensor, device) for name, tensor in entry.state.items()}
             entry.device = device
         return entry.state
 

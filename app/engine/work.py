@@ -1,21 +1,36 @@
 """What the engine is asked for and what it gives back."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from jaxtyping import Shaped
 from torch import Tensor
 
 from app.core.episode import Features
+from app.core.errors import ImprintError
 
 T = TypeVar("T")
 
 Head: TypeAlias = Callable[[Features], T]
 """Runs on the device thread, under `no_grad`, with the embeddings of one work's inputs (on the device).
 
-It must not leave references to tensors of others behind, and should give its result on the CPU.
+It must not leave references to tensors of others behind, and gives its result on the CPU, by `copies.to_host`: what
+comes from CUDA may still be on its way, and the device thread waits once for all heads of a batch.
 """
+
+
+@dataclass(frozen=True)
+class Together(Generic[T]):
+    """Says that heavy heads may run in one call: those whose works have an equal one, up to `most`.
+
+    `run(heads, features)` gives for each head its result or the error with a name that is its own. Whatever else it
+    raises is no one's: then the heads run in halves, and at last each alone.
+    """
+
+    key: Hashable
+    most: int
+    run: Callable[[Sequence[Any], Sequence[Features]], Sequence[T | ImprintError]] = field(compare=False)
 
 
 @dataclass(eq=False)
@@ -26,7 +41,9 @@ class Work(Generic[T]):
     run and the head gets features of shape (0, dim). `deadline_s` is a `time.monotonic()` reading.
     `head_examples` says how many examples the head takes through a backbone itself. Such a heavy head runs after the
     light ones of its batch, on all CPU threads, and calls `beat_now` (`app.core.heartbeat`) between its steps.
-    Works of one `task` share what is dealt to it; a work without shares with none.
+    Works of one `task` share what is dealt to it; a work without shares with none. Heads of one `kind` do the same row
+    by row and give a tensor with a row for each: in a batch, the head of one is run on the rows of all. With `together`
+    a heavy head may run beside others of its batch.
     """
 
     backbone: str
@@ -35,11 +52,13 @@ class Work(Generic[T]):
     deadline_s: float | None = None
     head_examples: int = 0
     task: str | None = None
+    kind: Hashable | None = None
+    together: Together[T] | None = None
 
     @property
     def cost_examples(self) -> int:
         """What it takes from the queue's and the batch's budget: its rows, then what its head takes."""
-        return max(1, len(self.inputs) + self.head_examples)
+        return max(1, self.inputs.shape[0] + self.head_examples)
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,8 @@ class EngineSettings:
     """Padded positions of one forward over inputs of mixed lengths: 2,048 on a CPU, 65,536 on CUDA."""
     state_cache_bytes: int = 256 * 1024 * 1024
     """Adapted states kept on the device."""
+    embedding_cache_bytes: int = 64 * 1024 * 1024
+    """Embeddings of examples kept, so that those that are posted again need no forward; 0 keeps none."""
     hang_timeout_s: float = 60.0
     """A forward, a head or a step of a long head that takes longer counts as hung: the device thread is replaced."""
 
@@ -74,8 +95,9 @@ class EngineSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
-        if self.state_cache_bytes < 0:
-            raise ValueError(f"state_cache_bytes must not be below 0, not {self.state_cache_bytes}")
+        for name in ("state_cache_bytes", "embedding_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be below 0, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The use cases, wired together."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from app.core.limits import Limits
 from app.engine.scheduler import Engine
@@ -9,10 +10,16 @@ from app.services.adaptation import Adaptation
 from app.services.admission import Admission, AdmissionObserver
 from app.services.catalogue import Catalogue
 from app.services.directory import Directory
+from app.services.embedding_cache import EmbeddingCache, EmbeddingObserver
 from app.services.predict import PredictService
 from app.services.tasks import TaskService
 from app.services.transfer import TransferService
 from app.services.workers import Workers
+
+
+@runtime_checkable
+class Observer(AdmissionObserver, EmbeddingObserver, Protocol):
+    """What watches the use cases."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +43,13 @@ def wire(
     catalogue: Catalogue,
     workers: Workers,
     limits: Limits,
-    observer: AdmissionObserver,
+    observer: Observer,
 ) -> Services:
     """Build every service over the same parts."""
     directory = Directory(registry, workers)
     admission = Admission(engine.settings.queue_s, observer)
-    adaptation = Adaptation(engine, catalogue, workers, limits)
+    embeddings = EmbeddingCache(engine.settings.embedding_cache_bytes, observer)
+    adaptation = Adaptation(engine, catalogue, workers, limits, embeddings)
     return Services(
         registry=registry,
         engine=engine,
@@ -50,6 +58,6 @@ def wire(
         limits=limits,
         admission=admission,
         tasks=TaskService(registry, catalogue, adaptation, directory, workers, limits, admission),
-        predict=PredictService(registry, engine, catalogue, directory, workers, limits, admission),
+        predict=PredictService(registry, engine, catalogue, directory, workers, limits, admission, embeddings),
         transfer=TransferService(registry, engine, catalogue, directory, workers, limits, admission),
     )

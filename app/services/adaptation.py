@@ -4,15 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
+import torch
+
 from app.core.limits import Limits
 from app.engine.scheduler import Engine
 from app.engine.work import Work
 from app.registry.records import NewVersion
 from app.services.call import Call
 from app.services.catalogue import Candidate, Catalogue, Kit
-from app.services.heads import Adapted, adapt_head
+from app.services.embedding_cache import EmbeddingCache, Recalled
+from app.services.heads import Adapted, AdaptWeightsHead, adapt_head
 from app.services.support_sets import InputsNotStored, SupportSet, check_adaptable, new_examples
 from app.services.tensors import dump_state, trace_of
+from app.services.together import SideBySide
 from app.services.workers import Workers
 
 
@@ -30,11 +34,15 @@ class Recipe:
 class Adaptation:
     """Embeds what is new, fits the heads, and packs the outcome."""
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, workers: Workers, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, catalogue: Catalogue, workers: Workers, limits: Limits, embeddings: EmbeddingCache
+    ) -> None:
         self._engine = engine
         self._catalogue = catalogue
         self._workers = workers
         self._limits = limits
+        self._embeddings = embeddings
+        self._side_by_side = SideBySide(engine.device, torch.get_num_threads())
 
     async def version(
         self,
@@ -50,36 +58,37 @@ class Adaptation:
     ) -> NewVersion:
         """Adapt `support` and give the version to store, of a `task` that is there. Raises what the engine raises."""
         fitting = self._catalogue.fitting(kit, candidates, len(support.labels))
-        adapted = await self._adapt(kit, fitting, support, call, task)
+        adapted, recalled = await self._adapt(kit, fitting, support, call, task)
         call.check()
-        return await self._workers.decode(
-            pack,
-            support,
-            adapted,
-            store_inputs=store_inputs,
-            timing=call.timing.milliseconds(),
-            change=change,
-            parent=parent,
-        )
+        timing = call.timing.milliseconds()
+
+        def packed() -> NewVersion:
+            recalled.remember(adapted.new_features)
+            return pack(support, adapted, store_inputs=store_inputs, timing=timing, change=change, parent=parent)
+
+        return await self._workers.decode(packed)
 
     async def _adapt(
         self, kit: Kit, candidates: Sequence[Candidate], support: SupportSet, call: Call, task: str | None
-    ) -> Adapted:
-        """Run the backbone over the new examples and fit."""
+    ) -> tuple[Adapted, Recalled]:
+        """Run the backbone over the new examples that are not known and fit."""
         heavy = any(one.adapts_weights for one in candidates)
         if heavy:
             check_adaptable(len(support.members), self._limits)
+        head = adapt_head(candidates, support)
         work = Work(
             backbone=kit.name,
             inputs=support.inputs,
-            head=adapt_head(candidates, support),
+            head=head,
             deadline_s=call.deadline_s,
             head_examples=len(support.members) if heavy else 0,
             task=task,
+            together=self._side_by_side.of(head) if isinstance(head, AdaptWeightsHead) else None,
         )
-        adapted = call.timing.add(await self._engine.run(work))
+        recalled = self._embeddings.recall(kit, () if heavy else support.new)
+        adapted = call.timing.add(await self._engine.run(recalled.shortened(work)))
         call.timing.head_s += adapted.head_s
-        return adapted
+        return adapted, recalled
 
 
 def pack(

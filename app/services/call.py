@@ -49,11 +49,16 @@ class Timing:
 
     def milliseconds(self) -> dict[str, float]:
         """For people and for JSON: milliseconds by place, and in total until now."""
-        spent = {"decode": self.decode_s, "load": self.load_s, "queue": self.queue_s, "device": self.device_s}
+        spent = {
+            "decode_ms": round(self.decode_s * 1000, 3),
+            "load_ms": round(self.load_s * 1000, 3),
+            "queue_ms": round(self.queue_s * 1000, 3),
+            "device_ms": round(self.device_s * 1000, 3),
+        }
         if self.head_s:
-            spent["head"] = self.head_s
-        spent["total"] = time.perf_counter() - self.started_s
-        return {f"{name}_ms": round(seconds * 1000, 3) for name, seconds in spent.items()}
+            spent["head_ms"] = round(self.head_s * 1000, 3)
+        spent["total_ms"] = round((time.perf_counter() - self.started_s) * 1000, 3)
+        return spent
 
 
 @dataclass

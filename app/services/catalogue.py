@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 
@@ -32,6 +32,10 @@ class WayNotAllowed(Invalid):
 
     code = "way-not-allowed"
     title = "Another number of labels than the backbone allows"
+
+
+MOST_BOUND: Final = 20_000
+"""Versions whose checkpoint and learner are remembered."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Catalogue:
         self.checkpoints = dict(checkpoints)
         self.executors = dict(executors or {})
         self._kits = {name: Kit(one, codec_for(one, limits)) for name, one in self.checkpoints.items()}
+        self._bound: dict[tuple[str, int], tuple[Kit, AnyLearner]] = {}
+        """Of versions, which never change; nor does what is loaded here."""
         self._builder = LearnerBuilder(self.checkpoints, device or torch.device("cpu"))
         for kit in self._kits.values():
             for learner in kit.checkpoint.card.learners:
@@ -98,8 +104,14 @@ class Catalogue:
 
     def bound(self, task: TaskRecord) -> tuple[Kit, AnyLearner]:
         """The checkpoint and the learner that a task's active version was adapted with. Raises as `bound_to`."""
-        version = task.version
-        return self.bound_to(task.backbone, version.learner, version.learner_settings, version.backbone_sha256)
+        key, version = (task.id, task.active_version), task.version
+        found = self._bound.get(key)
+        if found is None:
+            found = self.bound_to(task.backbone, version.learner, version.learner_settings, version.backbone_sha256)
+            if len(self._bound) >= MOST_BOUND:
+                self._bound.clear()
+            self._bound[key] = found
+        return found
 
     def bound_to(
         self, backbone: str, learner: str, settled: Mapping[str, object], sha256: str

@@ -28,23 +28,37 @@ class Directory:
         self._size = size
         self._records: OrderedDict[str, TaskRecord] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._readings: dict[tuple[str, int], asyncio.Task[TaskRecord]] = {}
         self._changes = 0
 
     async def task(self, task_id: str) -> TaskRecord:
         """The task and its active version. Raises `TaskNotFound`, `TaskDeleted`."""
-        record = self._records.get(task_id)
+        record = self.known(task_id)
         if record is not None:
-            self._records.move_to_end(task_id)
             return record
-        changes = self._changes
-        record = await self._workers.store(self._registry.task, task_id)
-        if changes == self._changes:  # else it may be older than a change that was made meanwhile
-            self._keep(record)
-        return record
+        # Read once for all that wait, except for those that came after a change: what is being read may be older.
+        key = (task_id, self._changes)
+        reading = self._readings.get(key)
+        if reading is None:
+            reading = self._readings[key] = asyncio.ensure_future(self._read(*key))
+            reading.add_done_callback(partial(self._read_off, key))
+        return await asyncio.shield(reading)
 
     def known(self, task_id: str) -> TaskRecord | None:
         """The task, if it can be told without a query."""
-        return self._records.get(task_id)
+        record = self._records.get(task_id)
+        if record is not None:
+            self._records.move_to_end(task_id)
+        return record
+
+    async def _read(self, task_id: str, changes: int) -> TaskRecord:
+        record = await self._workers.store(self._registry.task, task_id)
+        return self._keep(record) if changes == self._changes else record
+
+    def _read_off(self, key: tuple[str, int], reading: asyncio.Task[TaskRecord]) -> None:
+        del self._readings[key]
+        if not reading.cancelled():
+            reading.exception()  # looked at, so that asyncio does not warn where every waiter has gone
 
     def lock(self, task_id: str) -> asyncio.Lock:
         """The lock that a change of this task holds."""

@@ -1,4 +1,7 @@
-"""What runs on the device after the backbone pass: fit a head, or score with one."""
+"""What runs on the device after the backbone pass: fit a head, or score with one.
+
+What a head gives back is on the CPU, but from CUDA it may still be on its way (`app.engine.copies`).
+"""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +13,15 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from app.core.episode import Support, TaskState
-from app.core.errors import Fault
+from app.core.episode import Features, Support, TaskState
+from app.core.errors import Fault, ImprintError
 from app.core.heartbeat import beat_now
+from app.engine.copies import to_device, to_host
 from app.learners._base import EmbeddingLearner
 from app.learners._inner_loop import Diverged
 from app.learners._select import HeldOut, Selection, judge, select
+from app.learners._together import adapt_together, judge_together
+from app.learners._weights import WeightLearner
 from app.services.builder import AnyLearner
 from app.services.catalogue import Candidate
 from app.services.support_sets import SupportSet
@@ -64,16 +70,16 @@ class AdaptHead:
         started = time.perf_counter()
         support = features
         if self.known is not None:
-            known = self.known.to(features.device)
+            known = to_device(self.known, features.device)
             support = torch.cat([known, features]) if len(features) else known
         if self.order is not None:
-            support = support[self.order.to(features.device)]
-        labels = self.labels.to(features.device)
+            support = support[to_device(self.order, features.device)]
+        labels = to_device(self.labels, features.device)
         chosen, held_out, selection = self._choose(support, labels)
         with _pointing_at_settings():
             state = _kept(chosen, on_embeddings(chosen.learner).fit(support, labels, self.way))
         taken_s = time.perf_counter() - started
-        return Adapted(chosen, state, held_out, selection, features.detach().cpu(), taken_s)
+        return Adapted(chosen, state, held_out, selection, to_host(features), taken_s)
 
     def _choose(
         self, support: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"]
@@ -103,12 +109,12 @@ class AdaptWeightsHead:
         """Adapt and judge on the device."""
         started = time.perf_counter()
         learner = twin(self.candidate.learner)
-        inputs, labels = self.inputs.to(features.device), self.labels.to(features.device)
+        inputs, labels = (to_device(one, features.device) for one in (self.inputs, self.labels))
         with _pointing_at_settings():
             state = _kept(self.candidate, learner.adapt(Support(inputs, labels, self.way)))
         held_out = self._judged(learner, inputs, labels)
         taken_s = time.perf_counter() - started
-        return Adapted(self.candidate, state, held_out, None, features.detach().cpu(), taken_s)
+        return Adapted(self.candidate, state, held_out, None, to_host(features), taken_s)
 
     def _judged(
         self, learner: AnyLearner, inputs: Shaped[Tensor, "s ..."], labels: Int64[Tensor, " s"]
@@ -118,6 +124,33 @@ class AdaptWeightsHead:
             return judge(learner, inputs, labels, self.way)
         except Diverged:
             return None
+
+
+def adapted_by_vmap(heads: Sequence[AdaptWeightsHead], features: Sequence[Features]) -> list[Adapted | ImprintError]:
+    """The adaptations of heads of one learner and one shape, side by side.
+
+    Raises: `TypeError` for a learner that adapts no weights, and what `adapt_together` raises.
+    """
+    started = time.perf_counter()
+    learner = twin(heads[0].candidate.learner)
+    if not isinstance(learner, WeightLearner):
+        raise TypeError(f"{type(learner).__name__} adapts no weights")
+    supports = [
+        Support(to_device(one.inputs, own.device), one.labels, one.way)
+        for one, own in zip(heads, features, strict=True)
+    ]
+    states = adapt_together(learner, supports)
+    fine = [index for index, state in enumerate(states) if not isinstance(state, Diverged)]
+    judged = dict(zip(fine, judge_together(learner, [supports[index] for index in fine]), strict=True)) if fine else {}
+    found: list[Adapted | ImprintError] = []
+    for index, (head, state) in enumerate(zip(heads, states, strict=True)):
+        if isinstance(state, Diverged):
+            found.append(_of_request(state))
+            continue
+        kept = {name: to_host(tensor) for name, tensor in state.items()}
+        taken_s = time.perf_counter() - started
+        found.append(Adapted(head.candidate, kept, judged[index], None, to_host(features[index]), taken_s))
+    return found
 
 
 AnyAdaptHead: TypeAlias = AdaptHead | AdaptWeightsHead
@@ -138,7 +171,7 @@ def adapt_head(candidates: Sequence[Candidate], support: SupportSet) -> AnyAdapt
 
 def probabilities(learner: AnyHead, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
     """The confidence of every label, on the CPU."""
-    return learner.score(state, features).softmax(-1).cpu()
+    return to_host(learner.score(state, features).softmax(-1))
 
 
 def input_probabilities(
@@ -148,8 +181,8 @@ def input_probabilities(
     own, found = twin(learner), []
     for some in torch.split(inputs, learner.backbone.micro_batch_examples(device.type)):
         beat_now()
-        found.append(own.logits(state, some.to(device)).softmax(-1).cpu())
-    return found[0] if len(found) == 1 else torch.cat(found)
+        found.append(own.logits(state, to_device(some, device)).softmax(-1))
+    return to_host(found[0] if len(found) == 1 else torch.cat(found))
 
 
 @final
@@ -192,7 +225,7 @@ def on_embeddings(learner: AnyLearner) -> AnyHead:
 
 
 def _on_device(state: TaskState, device: torch.device) -> TaskState:
-    return {name: tensor.to(device) for name, tensor in state.items()}
+    return {name: to_device(tensor, device) for name, tensor in state.items()}
 
 
 @contextmanager
@@ -201,8 +234,12 @@ def _pointing_at_settings() -> Iterator[None]:
     try:
         yield
     except Diverged as error:
-        error.faults = [Fault("/learner_settings" + one.pointer, one.detail, one.code) for one in error.faults]
-        raise
+        raise _of_request(error) from None
+
+
+def _of_request(error: Diverged) -> Diverged:
+    error.faults = [Fault("/learner_settings" + one.pointer, one.detail, one.code) for one in error.faults]
+    return error
 
 
 def _kept(candidate: Candidate, state: TaskState) -> TaskState:
@@ -211,4 +248,4 @@ def _kept(candidate: Candidate, state: TaskState) -> TaskState:
     if losses is not None and not bool(losses.isfinite().all()):
         rate = next((name for name in ("learning_rate", "rate") if name in candidate.settings), "steps")
         raise Diverged(rate=rate, steps="steps")
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+    return {name: to_host(tensor) for name, tensor in state.items()}

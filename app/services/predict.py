@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,9 +15,6 @@ from app.codecs import DecodedInput, RawExample, RawInput, decode_inputs
 from app.core.errors import TooLarge
 from app.core.limits import Limits
 from app.engine.scheduler import Engine
-from app.engine.state_cache import Pin
-from app.engine.work import Work
-from app.learners._base import EmbeddingLearner
 from app.registry.records import NewPrediction, Page, PredictionRecord, TaskRecord
 from app.registry.repository import Registry
 from app.services.adaptation import Recipe
@@ -28,18 +24,12 @@ from app.services.builder import AnyLearner
 from app.services.call import Call
 from app.services.catalogue import Candidate, Catalogue, Kit
 from app.services.directory import Directory
-from app.services.heads import (
-    Adapted,
-    AdaptWeightsHead,
-    ClassifyHead,
-    ClassifyWeightsHead,
-    adapt_head,
-    input_probabilities,
-    probabilities,
-)
+from app.services.embedding_cache import EmbeddingCache
+from app.services.heads import Adapted
 from app.services.support_sets import SupportSet, check_adaptable, fresh
 from app.services.tensors import load_state
 from app.services.workers import Workers
+from app.services.works import classifying, scoring
 
 SMALL_SCORES = 10_000
 """So many are read off where they are: a hop to a thread would cost more."""
@@ -50,6 +40,15 @@ class TooManyScores(TooLarge):
 
     code = "too-many-scores"
     title = "The answer would be too large"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A task with the checkpoint and the learner that its active version was adapted with."""
+
+    task: TaskRecord
+    kit: Kit
+    learner: AnyLearner
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class PredictService:
         workers: Workers,
         limits: Limits,
         admission: Admission,
+        embeddings: EmbeddingCache,
     ) -> None:
         self._registry = registry
         self._engine = engine
@@ -93,20 +93,25 @@ class PredictService:
         self._workers = workers
         self._limits = limits
         self._admission = admission
+        self._embeddings = embeddings
+
+    async def bound(self, task_id: str) -> Bound:
+        """A task as it is now. Raises `TaskNotFound`, `TaskDeleted`, and as `Catalogue.bound`."""
+        task = self._directory.known(task_id) or await self._directory.task(task_id)
+        return Bound(task, *self._catalogue.bound(task))
 
     async def predict(
-        self, task_id: str, raws: Sequence[RawInput], call: Call, *, top_k: int, record: bool = False
+        self, bound: Bound, raws: Sequence[RawInput], call: Call, *, top_k: int, record: bool = False
     ) -> Answer:
         """Predict with a task's active version; `record` stores each prediction."""
         self._check_count(raws)
-        task = await self._directory.task(task_id)
-        kit, learner = self._catalogue.bound(task)
-        dim = task.version.dim if kit.checkpoint.card.dim is None else None
-        with nullcontext() if call.admitted else self._admission.admitted(kit.name, task_id, len(raws)):
-            decoded, inputs = await self._decode(kit, raws, call, dim, task=task_id)
-            check_scores(len(raws) * min(top_k, len(task.version.labels)), self._limits, "/top_k")
-            scores = await self._scores(task, learner, inputs, call)
-        predictions = await self._read_off(scores, task.version.labels, top_k)
+        task, kit = bound.task, bound.kit
+        labels, dim = task.version.labels, task.version.dim if kit.checkpoint.card.dim is None else None
+        with nullcontext() if call.admitted else self._admission.admitted(kit.name, task.id, len(raws)):
+            decoded, inputs = await self._decode(kit, raws, call, dim, task=task.id)
+            check_scores(len(raws) * min(top_k, len(labels)), self._limits, "/top_k")
+            scores = await self._scores(task, bound.learner, inputs, call)
+        predictions = await self._read_off(scores, labels, top_k)
         if record:
             predictions = await self._record(task, decoded, predictions)
         return Answer(task, predictions, _truncated(decoded))
@@ -158,8 +163,10 @@ class PredictService:
             check_adaptable(len(support.members), self._limits)
         before = [] if heavy else [one.input.tensor for one in support.new]
         decoded, inputs = await self._decode(kit, raws, call, dim, before)
-        work = _classifying(kit, candidates, support, inputs, call)
-        adapted, scores = call.timing.add(await self._engine.run(work))
+        work = classifying(kit, candidates, support, inputs, call)
+        recalled = self._embeddings.recall(kit, () if heavy else support.new)
+        adapted, scores = call.timing.add(await self._engine.run(recalled.shortened(work)))
+        await self._workers.decode(recalled.remember, adapted.new_features)
         call.timing.head_s += adapted.head_s
         predictions = await self._read_off(scores, support.labels, top_k)
         return Classified(support.labels, adapted, support, predictions, _truncated(decoded))
@@ -200,6 +207,8 @@ class PredictService:
             return decoded, kit.codec.stack([*before, *(one.tensor for one in decoded)])
 
         with call.timing.measure("decode_s"):
+            if kit.codec.is_quick(raws):
+                return decode()
             return await self._workers.decode_for(task, decode)
 
     async def _scores(
@@ -209,7 +218,7 @@ class PredictService:
         load = partial(self._load, task.id, number)
         async with self._engine.states.pinned((task.id, number), load) as entry:
             call.timing.load_s += entry.load_s
-            return call.timing.add(await self._engine.run(_scoring(task, learner, entry, inputs, call)))
+            return call.timing.add(await self._engine.run(scoring(task, learner, entry, inputs, call)))
 
     def _load(self, task_id: str, number: int) -> dict[str, Tensor]:
         return dict(load_state(self._registry.load_state(task_id, number)))
@@ -230,44 +239,6 @@ class PredictService:
         ]
         ids = await self._workers.store_fully(self._registry.record_predictions, rows)
         return tuple(one.recorded(prediction_id) for one, prediction_id in zip(predictions, ids, strict=True))
-
-
-def _scoring(
-    task: TaskRecord, learner: AnyLearner, entry: Pin, inputs: Tensor, call: Call
-) -> Work[Float[Tensor, "q way"]]:
-    """The work that scores inputs with a task's state."""
-    if isinstance(learner, EmbeddingLearner):
-        return Work(
-            backbone=task.backbone,
-            inputs=inputs,
-            head=lambda features: probabilities(learner, entry.state(features.device), features),
-            deadline_s=call.deadline_s,
-            task=task.id,
-        )
-    return Work(
-        backbone=task.backbone,
-        inputs=torch.empty(0),
-        head=lambda none: input_probabilities(learner, entry.state(none.device), inputs, none.device),
-        deadline_s=call.deadline_s,
-        head_examples=len(inputs),
-        task=task.id,
-    )
-
-
-def _classifying(
-    kit: Kit, candidates: Sequence[Candidate], support: SupportSet, inputs: Tensor, call: Call
-) -> Work[tuple[Adapted, Float[Tensor, "q way"]]]:
-    """The work that adapts and scores: on embeddings, `inputs` are the support's and then the queries'."""
-    head = adapt_head(candidates, support)
-    if isinstance(head, AdaptWeightsHead):
-        return Work(
-            backbone=kit.name,
-            inputs=torch.empty(0),
-            head=ClassifyWeightsHead(head, inputs),
-            deadline_s=call.deadline_s,
-            head_examples=len(support.members) + len(inputs),
-        )
-    return Work(backbone=kit.name, inputs=inputs, head=ClassifyHead(head, len(support.new)), deadline_s=call.deadline_s)
 
 
 def check_scores(scores: int, limits: Limits, pointer: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar, final
 
+from app.core.threads import name_this_thread
 from app.services.turns import Turns
 
 P = ParamSpec("P")
@@ -22,9 +23,9 @@ class Workers:
     """Two pools, so that a long decode never holds up a short query."""
 
     def __init__(self, decode_threads: int) -> None:
-        self._decode = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decode = _pool(decode_threads, "imprint-decode")
         self._turns = Turns(DECODES_A_THREAD * decode_threads)
-        self._store = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
+        self._store = _pool(STORE_THREADS, "imprint-store")
 
     async def decode(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what turns bytes into tensors, or tensors into bytes."""
@@ -52,3 +53,7 @@ class Workers:
         """Wait for what runs, and end the threads."""
         self._decode.shutdown()
         self._store.shutdown()
+
+
+def _pool(threads: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, name, initializer=name_this_thread, initargs=(name,))

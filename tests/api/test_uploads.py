@@ -112,14 +112,14 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(slow):
 def test_a_slow_registry_does_not_make_a_request_hang(slow, monkeypatch):
     poster, client = slow
     task = client.post("/v1/tasks", json={**VECTOR, "support": {"a": [[1.0, 2.0]], "b": [[2.0, 1.0]]}}).json()
-    tasks = client.app.state.services.tasks
-    real = type(tasks).get
+    predict = client.app.state.services.predict
+    real = type(predict).bound
 
     async def slowly(self, task_id):
         await asyncio.sleep(0.2)
         return await real(self, task_id)
 
-    monkeypatch.setattr(type(tasks), "get", slowly)
+    monkeypatch.setattr(type(predict), "bound", slowly)
     headers = {"content-type": "application/json"}
     status, answer = poster.post(f"/v1/tasks/{task['id']}/predict", "", headers, [b'{"inputs": [[1, 2]]}'], pause_s=0)
     assert status == 200, answer
@@ -131,7 +131,7 @@ def test_a_deadline_also_ends_what_waits_for_the_registry(slow, monkeypatch):
     async def never(self, task_id):
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr(type(client.app.state.services.tasks), "get", never)
+    monkeypatch.setattr(type(client.app.state.services.predict), "bound", never)
     response = client.post("/v1/tasks/tsk_x/predict", json={"inputs": [[1.0]]}, headers={"x-deadline-ms": "200"})
     assert (response.status_code, response.json()["code"]) == (504, "deadline-passed")
 

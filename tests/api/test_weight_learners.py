@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -48,6 +49,19 @@ def code_of(response):
 
 def flat(support):
     return [one for given in support.values() for one in given]
+
+
+def test_tasks_made_at_once_answer_as_those_made_alone(client, glyphs):
+    supports = [glyphs("abc", 3, seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda support: made(client, support), supports))
+    queries = flat(glyphs("abc", 1, seed=9))
+    for task, support in zip(together, supports, strict=True):
+        alone = made(client, support)
+        losses = [one["adaptation"]["support_losses"] for one in (task, alone)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        for one, other in zip(*(scores(client, each["id"], queries) for each in (task, alone)), strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_a_task_on_adapted_weights_answers_and_shows_how_the_loss_fell(client, glyphs):

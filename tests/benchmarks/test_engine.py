@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from app.api.multipart import read_multipart
+from app.config import Settings
 from app.core.limits import Limits
 from benchmarks import bodies, engine, wrk
 from benchmarks.bare import Bare
@@ -17,7 +18,7 @@ from benchmarks.engine_rows import cache, fairness, overload, shell, tasks
 from benchmarks.pipe import Waiting
 from benchmarks.plan import Answers, Outcome
 from benchmarks.rounds import Scope, median_row, ratios
-from benchmarks.setting_up import GLYPH, VECTOR, vector_bodies, vector_task
+from benchmarks.setting_up import GLYPH, VECTOR, settings, vector_bodies, vector_task
 from benchmarks.table import Row
 
 TINY = Scope(rounds=1, seconds=0.3, tasks=120, distinct=4, overload_s=0.5, clients=4)
@@ -47,6 +48,13 @@ def test_the_title_says_what_was_cut_short() -> None:
     title = engine.title(Scope(rounds=2, overload_s=10.0))
 
     assert "A FIRST LOOK: rounds 2 in place of 5, seconds of overload 10 in place of 60." in title
+
+
+def test_servers_keep_no_embedding_unless_a_row_is_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in settings(Scope(), VECTOR).items():
+        monkeypatch.setenv(f"IMPRINT_{name.upper()}", value)
+
+    assert Settings().engine.embedding_cache_bytes == 0
 
 
 def test_the_median_of_the_ratios_counts_and_the_spread_is_shown() -> None:

@@ -1,6 +1,9 @@
 """The code of the README and of the docs runs."""
 
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +48,19 @@ def test_the_curl_commands_of_a_page_work(page, url, tmp_path):
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert '"predictions":[{"index":0' in done.stdout
+
+
+def test_the_measuring_command_of_the_operators_page_works(tmp_path):
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    (block,) = [one for one in BLOCK.findall(page) if "imprint bench" in one]
+    script = f'imprint() {{ {shlex.quote(sys.executable)} -m app "$@"; }}\n{block}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-ec", script], capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "vector-identity: " in done.stdout
+    assert json.loads((tmp_path / "bench.json").read_text())["backbones"][0]["backbone"] == "vector-identity"
 
 
 @pytest.mark.parametrize("example", sorted(one.name for one in (ROOT / "examples").glob("*.py")))

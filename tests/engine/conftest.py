@@ -85,6 +85,7 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[BatchReport] = []
         self.works: list[str] = []
+        self.heads: list[str] = []
         self.cache: list[tuple[str, int]] = []
         self.restarts: list[str] = []
         self.at_restart: Callable[[], object] = lambda: None
@@ -92,6 +93,10 @@ class Recorder:
 
     def on_batch(self, report: BatchReport) -> None:
         self.batches.append(report)
+
+    def on_heads(self, backbone: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.heads.append(backbone)
 
     def on_work(self, backbone: str, queue_s: float, device_s: float) -> None:
         assert queue_s >= 0 <= device_s

@@ -29,3 +29,13 @@ def test_an_operators_small_batches_stay_as_small() -> None:
     budgets = Budgets(2)
     budgets.note("a", 2, 100.0)
     assert budgets.of("a") == 2
+
+
+def test_a_backbone_that_gains_nothing_from_more_gets_no_more() -> None:
+    budgets = Budgets(64, {"a": 8, "b": 100})
+    assert (budgets.of("a"), budgets.of("b"), budgets.of("c")) == (8, 64, 64)
+    budgets.note("a", 8, BATCH_S * 2)
+    assert budgets.of("a") == LEAST
+    for _ in range(3):
+        budgets.note("a", budgets.of("a"), BATCH_S / 10)
+    assert budgets.of("a") == 8

@@ -7,6 +7,7 @@ from threading import Event
 import pytest
 import torch
 
+from app.engine.budget import Budgets
 from app.engine.device import DeviceThread
 from app.engine.errors import DeviceMemoryFull, EngineDown, EngineFailure
 from app.engine.mailbox import Mailbox
@@ -181,7 +182,7 @@ def test_a_forward_that_hangs_is_not_gone_on_with_when_it_comes_back(bench, play
 
 
 def test_an_idle_thread_does_not_count_as_hung(play) -> None:
-    queue = WorkQueue(4, 4)
+    queue = WorkQueue(4, Budgets(4))
     thread = DeviceThread(queue, {}, NullObserver(), lambda: None)
     queue.hand_over(thread)
     much_later_s = time.monotonic() + 1e6

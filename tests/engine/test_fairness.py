@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.engine.budget import Budgets
 from app.engine.mailbox import Mailbox
 from app.engine.pending import Pending, Slice
 from app.engine.queue import WorkQueue
@@ -21,7 +22,7 @@ NOBODY.close()
 
 def queue_of(sizes: Mapping[str, Sequence[int]], budget: int, head: int = 0) -> WorkQueue:
     """A queue in which these works wait, one after another task by task."""
-    queue = WorkQueue(10_000, budget)
+    queue = WorkQueue(10_000, Budgets(budget))
     queue.hand_over(OWNER)
     for task, some in sizes.items():
         for size in some:

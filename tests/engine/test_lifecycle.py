@@ -60,7 +60,9 @@ def test_works_sent_before_the_start_are_refused(bench, play) -> None:
         play(engine.run(Work(backbone="a", inputs=torch.ones(1, 1), head=len)))
 
 
-@pytest.mark.parametrize("wrong", [{"queue_examples": 0}, {"hang_timeout_s": -1.0}, {"state_cache_bytes": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"queue_examples": 0}, {"hang_timeout_s": -1.0}, {"state_cache_bytes": -1}, {"embedding_cache_bytes": -1}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EngineSettings(**wrong)

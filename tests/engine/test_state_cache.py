@@ -110,7 +110,17 @@ def test_every_event_is_observed_with_the_bytes_held(bench, play) -> None:
         cache.discard("b")
 
     play(scene())
-    assert [event for event, _ in recorder.cache] == ["miss", "hit", "miss", "evict", "miss", "uncached", "discard"]
+    assert [event for event, _ in recorder.cache] == [
+        "miss",
+        "load",
+        "hit",
+        "miss",
+        "evict",
+        "load",
+        "miss",
+        "uncached",
+        "discard",
+    ]
     assert max(size_bytes for _, size_bytes in recorder.cache) <= 80
 
 

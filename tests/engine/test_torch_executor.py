@@ -120,15 +120,35 @@ def test_an_error_that_is_not_about_memory_is_not_tried_again(bench) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 300))
-def test_micro_batches_hold_every_row_once_and_keep_their_bounds(lengths: list[int], rows: int, tokens: int) -> None:
-    order, sizes = micro_batches(torch.tensor(lengths)[:, None], rows, tokens)
+@given(
+    st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 300), st.integers(0, 500)
+)
+def test_micro_batches_hold_every_row_once_and_keep_their_bounds(
+    lengths: list[int], rows: int, tokens: int, start: int
+) -> None:
+    order, sizes = micro_batches(torch.tensor(lengths)[:, None], rows, tokens, start)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert sum(sizes) == len(lengths)
     for chosen in torch.split(order, sizes):
         longest = max(lengths[row] for row in chosen.tolist())
         assert len(chosen) <= rows
         assert len(chosen) == 1 or len(chosen) * longest <= tokens
+
+
+def positions(lengths: list[int], sizes: list[int], start: int) -> int:
+    ordered = iter(sorted(lengths))
+    return sum(start + size * [next(ordered) for _ in range(size)][-1] for size in sizes)
+
+
+def all_cuts(rows: int) -> list[list[int]]:
+    return [[rows], *([first, *rest] for first in range(1, rows) for rest in all_cuts(rows - first))]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 40))
+def test_no_other_way_to_cut_texts_into_forwards_is_cheaper(lengths: list[int], start: int) -> None:
+    _, sizes = micro_batches(torch.tensor(lengths)[:, None], 32, 10_000, start)
+    assert positions(lengths, sizes, start) == min(positions(lengths, cut, start) for cut in all_cuts(len(lengths)))
 
 
 def test_the_device_is_named_or_found() -> None:

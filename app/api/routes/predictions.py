@@ -60,8 +60,8 @@ async def predict(
     services.tasks.check_room(task_id)
 
     async def work() -> Response:
-        task = await services.tasks.get(task_id)
-        modality = services.catalogue.bound(task)[0].codec.modality
+        bound = await services.predict.bound(task_id)
+        modality = bound.kit.codec.modality
         options: PredictOptions
         if is_json(request):
             refuse_query(request)
@@ -71,8 +71,8 @@ async def predict(
         else:
             options = query_of(request, PredictOptions)
             raws = await inputs_of(request, modality, services)
-        answer = await services.predict.predict(task_id, raws, call, top_k=options.top_k, record=options.record)
-        metrics.predicted(task.backbone, answer.task.version.learner, len(raws))
+        answer = await services.predict.predict(bound, raws, call, top_k=options.top_k, record=options.record)
+        metrics.predicted(bound.kit.name, bound.task.version.learner, len(raws))
         body, headers = answer_json(answer, call.timing.milliseconds()), server_timing(call.timing)
         if options.record:  # what is stored is answered: nothing may come between
             return json_response(body, headers=headers)
@@ -92,18 +92,16 @@ async def predict_small(
 ) -> Response:
     """`?text=...` or `?vector=0.1,0.2`. The ETag comes from version and input: 304 costs no computation."""
     query = query_of(request, PredictQuery)
-    task = await services.tasks.get(task_id)
-    services.catalogue.bound(task)
+    bound = await services.predict.bound(task_id)
+    task = bound.task
     digest = hashlib.sha256(f"{task_id}\n{task.active_version}\n{request.url.query}".encode()).hexdigest()
     headers = {"ETag": f'W/"{digest[:32]}"', "Cache-Control": "private, no-cache"}
     unchanged = not_modified(request, headers["ETag"], **{"Cache-Control": headers["Cache-Control"]})
     if unchanged is not None:
         return unchanged
     raw = _small_input(query)
-    answer = await attended(request, call, lambda: services.predict.predict(task_id, [raw], call, top_k=query.top_k))
-    if answer.task.active_version != task.active_version:
-        del headers["ETag"]
-    metrics.predicted(task.backbone, answer.task.version.learner, 1)
+    answer = await attended(request, call, lambda: services.predict.predict(bound, [raw], call, top_k=query.top_k))
+    metrics.predicted(task.backbone, task.version.learner, 1)
     body = answer_json(answer, call.timing.milliseconds())
     return json_response(body, headers={**headers, **server_timing(call.timing)})
 
@@ -126,7 +124,8 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
         own = Call(call.deadline_s, admitted=True)
         try:
             raw = item.raw(f"/items/{index}")
-            answer = await services.predict.predict(item.task, [raw], own, top_k=item.top_k)
+            bound = await services.predict.bound(item.task)
+            answer = await services.predict.predict(bound, [raw], own, top_k=item.top_k)
             nonlocal listed
             listed += len(answer.predictions[0].scores)
             check_scores(listed, services.limits, f"/items/{index}/top_k")

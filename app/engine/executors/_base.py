@@ -10,11 +10,16 @@ from torch import Tensor
 
 from app.backbones._base import Backbone
 from app.core.episode import Features
+from app.engine.copies import to_device
 from app.engine.errors import DeviceMemoryFull
 from app.engine.executors._rows import cat_padded, join, lengths_of, micro_batches, trimmed
 
 TOKENS = {"cpu": 2_048, "cuda": 65_536}
 """Padded positions of one forward. More buys no speed, but padding and memory."""
+
+START_TOKENS = {"cpu": 24, "cuda": 4_096}
+"""Positions whose computation takes as long as a forward takes to begin. Seen on a CPU: 23 to 40, whatever runs it, and
+little depends on it (decision record 13); estimated on CUDA."""
 
 _NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "std::bad_alloc")
 """What torch, ONNX Runtime and any C++ say; on a CPU none of them has an exception type of its own."""
@@ -49,6 +54,8 @@ class Executor(ABC):
     """Size of an embedding; `None` means that of the input."""
     forwards: int = 0
     """Forwards run until now, retries too."""
+    enough_examples: int | None = None
+    """A batch of more has no gain, as measured on this machine; `None` where nothing was measured."""
 
     def __init__(self, backbone: Backbone, device: torch.device, micro_batch_tokens: int | None = None) -> None:
         self.device = device
@@ -56,6 +63,7 @@ class Executor(ABC):
         self.most_examples = backbone.micro_batch_examples(device.type)
         self._examples = self.most_examples
         self._tokens = micro_batch_tokens or TOKENS.get(device.type, TOKENS["cuda"])
+        self._start_tokens = START_TOKENS.get(device.type, START_TOKENS["cuda"])
         padded = [axis for axis, size in enumerate(backbone.input_shape, start=1) if size is None]
         self._padded_axes = padded if backbone.pads else []
 
@@ -77,12 +85,12 @@ class Executor(ABC):
             return join([self._embed_rows(some, beat) for some in torch.split(join(parts), self._examples)])
         rows = cat_padded(parts, axes)
         lengths = lengths_of(rows, axes)
-        order, sizes = micro_batches(lengths, self._examples, self._tokens)
+        order, sizes = micro_batches(lengths, self._examples, self._tokens, self._start_tokens)
         pieces = [self._embed_rows(trimmed(rows, axes, lengths, some), beat) for some in torch.split(order, sizes)]
         features = join(pieces)
         if len(sizes) == 1 and torch.equal(order, torch.arange(len(rows))):
             return features
-        return features[order.argsort().to(self.device)]
+        return features[to_device(order.argsort(), self.device)]
 
     def _embed_rows(self, rows: Shaped[Tensor, "n ..."], beat: Callable[[], None]) -> Features:
         beat()

@@ -16,8 +16,14 @@ TOLERANCE: Final = 1e-4
 
 ROUNDS: Final = 7
 LEAST_ROUNDS: Final = 3
-PATIENCE_S: Final = 1.0
+PATIENCE_S: Final = 0.5
 """After so long no further round begins, once there are `LEAST_ROUNDS`."""
+HOPELESS: Final = 2.0
+"""Who takes so many times as long as the fastest is measured no further."""
+NEARLY: Final = 1.1
+"""So much longer an example may take in a batch that makes those behind it wait less."""
+FEW: Final = 4
+"""Measured beside one alone and a whole micro-batch."""
 
 
 @final
@@ -47,26 +53,39 @@ def deviation(features: Shaped[Tensor, "n dim"], wanted: Shaped[Tensor, "n2 dim2
 
 
 def example_ms(executors: Sequence[Executor], inputs: Shaped[Tensor, "n ..."]) -> dict[str, dict[int, float]]:
-    """Milliseconds an example, by executor and by batch: of one, and of a whole micro-batch.
+    """Milliseconds an example, by executor and by batch: of one, of a few, and of a whole micro-batch.
 
-    In turns, and the least of several rounds: what else runs on the machine only adds.
+    In turns, and the least of several rounds: what else runs on the machine only adds. Who is far behind after a
+    round leaves, with the time that it has.
     """
     found: dict[str, dict[int, float]] = {one.name: {} for one in executors}
     middle = len(inputs) // 2
-    for examples in sorted({1, executors[0].most_examples}):
+    for examples in sorted({1, FEW, executors[0].most_examples}):
         rows = inputs[torch.arange(middle, middle + examples) % len(inputs)]
         end_s = time.monotonic() + PATIENCE_S
+        left = list(executors)
         # The first of them warms up: some plan for a new shape.
         for turn in range(ROUNDS):
             if turn > LEAST_ROUNDS and time.monotonic() > end_s:
                 break
-            for one in executors:
+            for one in left:
                 started_s = time.perf_counter()
                 one.embed([rows])
                 spent_ms = (time.perf_counter() - started_s) * 1000 / examples
                 if turn:
                     found[one.name][examples] = min(spent_ms, found[one.name].get(examples, spent_ms))
+            if turn:
+                least_ms = min(found[one.name][examples] for one in left)
+                left = [one for one in left if found[one.name][examples] <= HOPELESS * least_ms]
     return found
+
+
+def enough_examples(example_ms: Mapping[int, float]) -> int | None:
+    """The smallest batch that is nearly as fast an example as any that was measured; `None` where none was."""
+    if not example_ms:
+        return None
+    least_ms = min(example_ms.values())
+    return min(examples for examples, spent_ms in example_ms.items() if spent_ms <= NEARLY * least_ms)
 
 
 def fastest_first(measured: Mapping[str, Mapping[int, float]]) -> list[str]:

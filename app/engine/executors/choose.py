@@ -5,18 +5,22 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Final, Literal, TypeAlias
 
 import torch
 
 from app.backbones._base import Backbone
 from app.checkpoints.golden import probe_inputs
+from app.checkpoints.load import Checkpoint
 from app.engine.executors._base import Executor
-from app.engine.executors.check import check, example_ms, fastest_first
+from app.engine.executors.check import check, enough_examples, example_ms, fastest_first
 from app.engine.executors.export import exported, stem
 from app.engine.executors.machine import cpu
 from app.engine.executors.onnxruntime_executor import OnnxRuntimeExecutor
@@ -52,11 +56,21 @@ class Wish:
     micro_batch_tokens: int | None = None
 
 
+Times: TypeAlias = dict[str, dict[int, float]]
+"""Milliseconds an example, by executor and by the size of the batch."""
+
+Alike: TypeAlias = dict[str, Times]
+"""What was measured in this start, by the make of the network: other weights of the same shape take as long."""
+
+_MEASURING: Final = Lock()
+"""Held by who measures, and exports for it: what a neighbour computes would be measured too."""
+
+
 @dataclass
 class _Measured:
     """What was found out on this machine, as it is kept."""
 
-    example_ms: dict[str, dict[int, float]]
+    example_ms: Times
     passed_over: dict[str, str]
 
 
@@ -71,11 +85,25 @@ def installed(name: str) -> bool:
     return all(find_spec(package) is not None for package in (name, "onnx"))
 
 
-def choose(backbone: Backbone, sha256: str, device: torch.device, wish: Wish) -> Choice:
+def choose_all(checkpoints: Mapping[str, Checkpoint], device: torch.device, wish: Wish) -> dict[str, Choice]:
+    """`choose` for each checkpoint: at once where it is known what serves, else one after the other."""
+    alike: Alike = {}
+    # An accelerator has one owner, and nothing is read or compiled for it.
+    workers = None if device.type == "cpu" else 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="imprint-executor") as pool:
+        choosing = {
+            name: pool.submit(choose, one.backbone, one.sha256, device, wish, alike)
+            for name, one in checkpoints.items()
+        }
+    return {name: one.result() for name, one in choosing.items()}
+
+
+def choose(backbone: Backbone, sha256: str, device: torch.device, wish: Wish, alike: Alike | None = None) -> Choice:
     """The executor for a backbone of this identity; torch where no other can serve.
 
     `auto` measures what is installed at the first start on a machine and keeps what it found beside the export.
     An executor that cannot be made, or embeds otherwise than torch, is passed over with a line in the log.
+    `alike` is what networks of the same make were measured at, and is added to.
     Raises: `ValueError` for a wish that this machine cannot fulfil.
     """
     check_installed(wish.name)
@@ -87,23 +115,25 @@ def choose(backbone: Backbone, sha256: str, device: torch.device, wish: Wish) ->
         return _plain(backbone, device, wish)
     if wish.name != "auto":
         made = _made(backbone, sha256, names, wish)
-        return Choice(made[names[0]], version(names[0]), {}) if names[0] in made else _plain(backbone, device, wish)
-    return _fastest(backbone, sha256, names, wish)
+        return Choice(made[names[0]], _version(names[0]), {}) if names[0] in made else _plain(backbone, device, wish)
+    return _fastest(backbone, sha256, names, wish, {} if alike is None else alike)
 
 
 def _plain(backbone: Backbone, device: torch.device, wish: Wish, measured: Mapping[int, float] | None = None) -> Choice:
-    return Choice(TorchExecutor(backbone, device, wish.micro_batch_tokens), torch.__version__, measured or {})
+    executor = TorchExecutor(backbone, device, wish.micro_batch_tokens)
+    executor.enough_examples = enough_examples(measured or {})
+    return Choice(executor, torch.__version__, measured or {})
 
 
-def _fastest(backbone: Backbone, sha256: str, names: list[str], wish: Wish) -> Choice:
+def _fastest(backbone: Backbone, sha256: str, names: list[str], wish: Wish, alike: Alike) -> Choice:
     kept = wish.folder / f"{stem(sha256)}-{_machine_sha256(backbone, names, wish)[:16]}.json"
     made: dict[str, Executor] = {}
     measured = _read(kept)
     if measured is None:
         measured = _Measured({}, {})
-        made = _made(backbone, sha256, names, wish, measured.passed_over)
-        contenders = [_plain(backbone, torch.device("cpu"), wish).executor, *made.values()]
-        measured.example_ms = example_ms(contenders, probe_inputs(backbone)) if made else {}
+        with _MEASURING:
+            made = _made(backbone, sha256, names, wish, measured.passed_over)
+            measured.example_ms = _times(backbone, made, wish, alike) if made else {}
         if len(made) + len(measured.passed_over) == len(names):
             _write(kept, measured)
     else:
@@ -113,10 +143,21 @@ def _fastest(backbone: Backbone, sha256: str, names: list[str], wish: Wish) -> C
         if name != TORCH:
             made = made or _made(backbone, sha256, [name], wish, briefly=True)
         if name in made:
-            return Choice(made[name], version(name), measured.example_ms[name])
+            made[name].enough_examples = enough_examples(measured.example_ms[name])
+            return Choice(made[name], _version(name), measured.example_ms[name])
         if name == TORCH:
             break
     return _plain(backbone, torch.device("cpu"), wish, measured.example_ms.get(TORCH))
+
+
+def _times(backbone: Backbone, made: Mapping[str, Executor], wish: Wish, alike: Alike) -> Times:
+    """What torch and these executors take, measured once for networks of one make."""
+    shapes = [(name, tuple(one.shape)) for name, one in backbone.state_dict().items()]
+    make = f"{sorted(made)} {backbone.input_shape} {shapes} {backbone}"
+    if make not in alike:
+        contenders = [_plain(backbone, torch.device("cpu"), wish).executor, *made.values()]
+        alike[make] = example_ms(contenders, probe_inputs(backbone))
+    return alike[make]
 
 
 def _made(
@@ -149,12 +190,18 @@ def _made(
     return made
 
 
+@cache
+def _version(package: str) -> str:
+    """Of an installed package: looked up once, as it is read out of a file of many lines."""
+    return metadata.version(package)
+
+
 def _machine_sha256(backbone: Backbone, names: list[str], wish: Wish) -> str:
     """Of all that may change which is fastest."""
     parts = {
         "cpu": cpu(),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in (TORCH, *names)},
+        "versions": {name: _version(name) for name in (TORCH, *names)},
         "micro_batch": [backbone.micro_batch_examples("cpu"), wish.micro_batch_tokens],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

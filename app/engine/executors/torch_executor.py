@@ -8,6 +8,7 @@ from torch import Tensor
 
 from app.backbones._base import Backbone
 from app.core.episode import Features
+from app.engine.copies import to_device
 from app.engine.executors._base import Executor
 
 
@@ -23,8 +24,8 @@ class TorchExecutor(Executor):
 
     def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
         if self.device.type == "cuda":
-            rows = rows.pin_memory().to(self.device, non_blocking=True)
-        features: Features = self.backbone(rows)
+            rows = rows.pin_memory()  # so that the copy needs nobody
+        features: Features = self.backbone(to_device(rows, self.device))
         return features
 
     def _free_memory(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from typing import final
 
 import pytest
@@ -16,9 +17,22 @@ from torch import Tensor
 from app.backbones import build
 from app.backbones._base import Backbone
 from app.checkpoints.golden import probe_inputs
-from app.config import Settings
-from app.engine.executors.check import TOLERANCE, EmbedsOtherwise, check, deviation, fastest_first
-from app.engine.executors.choose import COMPILED, ExecutorName, Wish, choose
+from app.checkpoints.load import Checkpoint, scan
+from app.config import Settings, bundled_models
+from app.core.episode import Features
+from app.engine.executors._base import Executor
+from app.engine.executors.check import (
+    FEW,
+    ROUNDS,
+    TOLERANCE,
+    EmbedsOtherwise,
+    check,
+    deviation,
+    enough_examples,
+    example_ms,
+    fastest_first,
+)
+from app.engine.executors.choose import COMPILED, ExecutorName, Wish, choose, choose_all
 from app.engine.executors.torch_executor import TorchExecutor
 
 CPU = torch.device("cpu")
@@ -63,7 +77,7 @@ def test_auto_measures_every_executor_alone_and_in_a_micro_batch(chosen, backbon
     stored = json.loads(kept(tmp_path).read_text())
     assert set(stored["example_ms"]) == {"torch", *COMPILED}
     for times in stored["example_ms"].values():
-        assert set(times) == {"1", str(backbone.micro_batch_examples("cpu"))}
+        assert set(times) == {"1", str(FEW), str(backbone.micro_batch_examples("cpu"))}
         assert min(times.values()) > 0
     assert stored["passed_over"] == {}
     measured = {
@@ -81,6 +95,7 @@ def test_a_later_start_keeps_the_choice_and_does_not_measure(chosen, backbone, t
     choice = chosen()
     assert choice.executor.name == fastest
     assert choice.example_ms == {1: 1.0, 32: 1.5}
+    assert choice.executor.enough_examples == 1, "more at a time would only make others wait"
     inputs = probe_inputs(backbone)
     assert deviation(choice.executor.embed([inputs]), TorchExecutor(backbone, CPU).embed([inputs])) <= TOLERANCE
 
@@ -102,6 +117,72 @@ def test_another_number_of_threads_is_measured_on_its_own(chosen, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert len(list((tmp_path / "executors").glob("*.json"))) == 2
+
+
+def checkpoints(tiny_card, *seeds, filters=8):
+    """Of one make, each with weights of its own."""
+    found = {}
+    for seed in seeds:
+        torch.manual_seed(seed)
+        made = build("conv4", {"filters": filters, "image_size": 16}).eval().requires_grad_(False)
+        found[f"{filters}-{seed}"] = Checkpoint(tiny_card, made, f"{filters:032x}{seed:032x}", None)
+    return found
+
+
+def test_networks_of_one_make_are_measured_once_and_those_of_another_on_their_own(tmp_path):
+    card = scan([bundled_models()])["tiny-conv4"].card
+    every = checkpoints(card, 1, 2, 3) | checkpoints(card, 4, filters=4)
+    wish = Wish("auto", tmp_path / "executors")
+    choices = choose_all(every, CPU, wish)
+    stored = {path.name[:64]: path.read_text() for path in wish.folder.glob("*.json")}
+    assert set(stored) == {one.sha256 for one in every.values()}
+    assert len(set(stored.values())) == 2
+    for name, one in every.items():
+        inputs = probe_inputs(one.backbone)
+        own = TorchExecutor(one.backbone, CPU).embed([inputs])
+        assert deviation(choices[name].executor.embed([inputs]), own) <= TOLERANCE
+    again = choose_all(every, CPU, wish)
+    assert {name: one.executor.name for name, one in again.items()} == {
+        name: one.executor.name for name, one in choices.items()
+    }
+    assert {path.name[:64]: path.read_text() for path in wish.folder.glob("*.json")} == stored
+
+
+@final
+class Slow(Executor):
+    """Sleeps before it answers."""
+
+    name = "slow"
+
+    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+        time.sleep(0.05)
+        return rows
+
+
+@final
+class Fast(Executor):
+    """Answers at once."""
+
+    name = "fast"
+
+    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+        return rows
+
+
+def test_who_is_far_behind_is_measured_once_and_no_more():
+    backbone = build("identity", {})
+    slow, fast = Slow(backbone, CPU), Fast(backbone, CPU)
+    found = example_ms([slow, fast], probe_inputs(backbone))
+    assert (slow.forwards, fast.forwards) == (3 * 2, 3 * ROUNDS)
+    assert set(found["slow"]) == set(found["fast"]) == {1, FEW, backbone.micro_batch_examples("cpu")}
+
+
+@pytest.mark.parametrize(
+    ("measured", "enough"),
+    [({}, None), ({1: 5.0, 4: 5.2, 8: 5.0}, 1), ({1: 8.0, 4: 5.4, 8: 5.0}, 4), ({1: 9.0, 4: 7.0, 8: 4.0}, 8)],
+)
+def test_a_batch_is_large_enough_where_an_example_is_nearly_as_fast_as_in_any(measured, enough):
+    assert enough_examples(measured) == enough
 
 
 def test_twice_as_fast_alone_is_worth_twice_as_fast_in_a_batch():
