@@ -78,7 +78,7 @@ class RequestMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        served = logs.REQUEST_ID.set(request_id)
         try:
             body.check_declared()
             await self.app(scope, body.receive, send_with_id)
@@ -100,7 +100,7 @@ class RequestMiddleware:
             await problem(Request(scope), shown)(scope, receive, send_with_id)
         finally:
             self._note(scope, status, time.perf_counter() - started)
-            structlog.contextvars.unbind_contextvars("request_id")
+            logs.REQUEST_ID.reset(served)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Final, Literal, NoReturn
 
 import numpy as np
@@ -54,14 +55,13 @@ class DecodedInput:
 
     tensor: Shaped[Tensor, "..."]
     content: bytes
-    sha256: str
     media_type: str
     truncated: bool = False
 
-
-def decoded(tensor: Tensor, content: bytes, media_type: str, *, truncated: bool = False) -> DecodedInput:
-    """A `DecodedInput` with the hash of its content."""
-    return DecodedInput(tensor, content, hashlib.sha256(content).hexdigest(), media_type, truncated)
+    @cached_property
+    def sha256(self) -> str:
+        """Reckoned when it is asked for: predictions that are not recorded need none."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
 class Codec(ABC):
@@ -127,6 +127,8 @@ def decode_inputs(codec: Codec, raws: Sequence[RawInput]) -> list[DecodedInput]:
 
 def decode_all(codec: Codec, raws: Sequence[RawInput]) -> list[DecodedInput]:
     """`decode_inputs` without the limit on their number."""
+    if len(raws) == 1:
+        return [codec.decode(raws[0])]
     inputs: list[DecodedInput] = []
     errors: list[ImprintError] = []
     for result in codec.decode_many(raws):

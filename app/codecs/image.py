@@ -16,7 +16,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from app.backbones._base import Modality
-from app.codecs._base import Codec, DecodedInput, RawInput, decoded
+from app.codecs._base import Codec, DecodedInput, RawInput
 from app.codecs._base64 import decode_base64, refuse_url
 from app.codecs._errors import (
     AnimatedImage,
@@ -92,7 +92,8 @@ class ImageCodec(Codec):
         if jpeg is not None:
             image, size = jpeg
             orientation = exif_orientation(jpeg_exif(data))
-            return decoded(self._pixels(upright(image, orientation), Whole.of(size, orientation)), data, media_type)
+            pixels = self._pixels(upright(image, orientation), Whole.of(size, orientation))
+            return DecodedInput(pixels, data, media_type)
         try:
             with reader(io.BytesIO(data)) as image:
                 check_pixels(image.width, image.height)
@@ -101,7 +102,7 @@ class ImageCodec(Codec):
                 pixels = self._pixels(upright(eight_bit(image), orientation))
         except _CORRUPT:
             raise UndecodableImage(f"This {name} image is cut short or corrupt.", pointer=raw.pointer) from None
-        return decoded(pixels, data, media_type)
+        return DecodedInput(pixels, data, media_type)
 
     def _bytes_of(self, raw: RawInput) -> bytes:
         if raw.kind == "base64" and isinstance(raw.content, str):

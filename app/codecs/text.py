@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from app.backbones._base import Modality
-from app.codecs._base import Codec, DecodedInput, RawInput, decoded
+from app.codecs._base import Codec, DecodedInput, RawInput
 from app.codecs._errors import BadText, EmptyText, NotUtf8, TextTooLong
 from app.core.errors import ImprintError
 from app.core.limits import Limits
@@ -103,7 +103,7 @@ class TextCodec(Codec):
         if len(encoding.ids) <= self._added:
             raise EmptyText("The text holds nothing to read: invisible characters only.", pointer=pointer)
         ids = torch.tensor(encoding.ids, dtype=torch.int64)
-        return decoded(ids, text.encode(), _MEDIA_TYPE, truncated=bool(encoding.overflowing))
+        return DecodedInput(ids, text.encode(), _MEDIA_TYPE, truncated=bool(encoding.overflowing))
 
 
 def _utf8(content: bytes, pointer: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.backbones._base import Modality
-from app.codecs._base import Codec, DecodedInput, RawInput, decoded
+from app.codecs._base import Codec, DecodedInput, RawInput
 from app.codecs._errors import NotFinite, NotNumbers, VectorSize, VectorTooLong
 from app.core.limits import Limits
 
@@ -43,7 +43,12 @@ class VectorCodec(Codec):
 
     def is_quick(self, raws: Sequence[RawInput]) -> bool:
         """So it is for few numbers that were parsed already."""
-        return all(raw.kind == "vector" for raw in raws) and sum(len(raw.content) for raw in raws) <= QUICK_NUMBERS
+        numbers = 0
+        for raw in raws:
+            if raw.kind != "vector":
+                return False
+            numbers += len(raw.content)
+        return numbers <= QUICK_NUMBERS
 
     def expecting(self, dim: int | None) -> "VectorCodec":
         """The same codec, held to vectors of `dim` numbers (a task's)."""
@@ -65,7 +70,7 @@ class VectorCodec(Codec):
         values = _float32(content, raw.pointer)  # what overflows is found as infinite below
         if not np.isfinite(values).all():
             _refuse_not_finite(content, values, raw.pointer)
-        return decoded(torch.from_numpy(values), values.tobytes(), FLOAT32_MEDIA_TYPE)
+        return DecodedInput(torch.from_numpy(values), values.tobytes(), FLOAT32_MEDIA_TYPE)
 
     def check_together(self, raws: Sequence[RawInput], inputs: Sequence[DecodedInput]) -> None:
         """Refuse vectors of mixed sizes: the pointer is at the first that differs. Raises: `VectorSize`."""

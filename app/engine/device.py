@@ -109,7 +109,7 @@ class DeviceThread:
         done = [one.pending for one in slices if not one.pending.left]
         # Small works first: a predict does not wait for the fit of an adaptation in the same batch.
         # Without rows it is a refit of stored embeddings, which may be a long one.
-        done.sort(key=lambda one: len(one.work.inputs) or len(slices) + one.work.cost_examples)
+        done.sort(key=lambda one: one.work.inputs.shape[0] or len(slices) + one.work.cost_examples)
         light = [one for one in done if not one.work.head_examples]
         if light:
             backbone, began = light[0].work.backbone, self._clock.mark()
@@ -176,7 +176,7 @@ class DeviceThread:
                 for one, own in zip(alike, features, strict=True):
                     one.parts = [own]
             else:
-                for one, value in zip(alike, torch.split(values, [len(one) for one in features]), strict=True):
+                for one, value in zip(alike, torch.split(values, [one.shape[0] for one in features]), strict=True):
                     self._succeed(one, value, began)
                 return
         for one in alike:

@@ -1,6 +1,7 @@
 """Use cases on predictions: one task, many tasks, none stored, and the recorded ones."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
@@ -206,10 +207,11 @@ class PredictService:
             decoded = decode_inputs(kit.codec.expecting(dim), raws)
             return decoded, kit.codec.stack([*before, *(one.tensor for one in decoded)])
 
-        with call.timing.measure("decode_s"):
-            if kit.codec.is_quick(raws):
-                return decode()
-            return await self._workers.decode_for(task, decode)
+        started_s = time.perf_counter()
+        try:
+            return decode() if kit.codec.is_quick(raws) else await self._workers.decode_for(task, decode)
+        finally:
+            call.timing.decode_s += time.perf_counter() - started_s
 
     async def _scores(
         self, task: TaskRecord, learner: AnyLearner, inputs: Tensor, call: Call

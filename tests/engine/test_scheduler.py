@@ -126,7 +126,8 @@ def test_vectors_of_other_sizes_never_share_a_forward(bench, play) -> None:
     assert [report.examples for report in one.recorder.batches] == [1, 2, 1]
 
 
-def test_texts_of_many_lengths_share_a_forward_and_keep_their_answers(bench, play) -> None:
+@pytest.mark.parametrize(("lengths", "forwards"), [((7, 2, 12), 1), ((7, 2, 30), 2)])
+def test_texts_share_as_many_forwards_as_pay_and_keep_their_answers(bench, play, lengths, forwards) -> None:
     one = bench()
 
     def text(length: int) -> Work[torch.Tensor]:
@@ -134,9 +135,9 @@ def test_texts_of_many_lengths_share_a_forward_and_keep_their_answers(bench, pla
         return Work(backbone="text", inputs=tokens, head=lambda features: features)
 
     async def scene() -> None:
-        alone = [(await one.engine.run(text(length))).value for length in (7, 2, 30)]
+        alone = [(await one.engine.run(text(length))).value for length in lengths]
         first = await one.occupy()
-        tasks = await one.queue(*(text(length) for length in (7, 2, 30)))
+        tasks = await one.queue(*(text(length) for length in lengths))
         one.open()
         await first
         together = [(await task).value for task in tasks]
@@ -144,7 +145,7 @@ def test_texts_of_many_lengths_share_a_forward_and_keep_their_answers(bench, pla
 
     play(scene())
     last = one.recorder.batches[-1]
-    assert (last.works, last.forwards) == (3, 1)
+    assert (last.works, last.forwards) == (3, forwards)
 
 
 def test_a_cancelled_work_is_never_computed(bench, play) -> None:

@@ -1,8 +1,10 @@
 """Does an executor embed as torch does, and how fast is it?"""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Final, final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final, TypeAlias, final
 
 import torch
 from jaxtyping import Shaped
@@ -52,13 +54,42 @@ def deviation(features: Shaped[Tensor, "n dim"], wanted: Shaped[Tensor, "n2 dim2
     return float(((features - wanted).norm(dim=1) / torch.where(lengths > 0, lengths, 1.0)).max())
 
 
-def example_ms(executors: Sequence[Executor], inputs: Shaped[Tensor, "n ..."]) -> dict[str, dict[int, float]]:
-    """Milliseconds an example, by executor and by batch: of one, of a few, and of a whole micro-batch.
+Times: TypeAlias = dict[str, dict[int, float]]
+"""Milliseconds an example, by executor and by the size of the batch."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What executors take, by the clock and in CPU time of all threads."""
+
+    example_ms: Times
+    example_cpu_ms: Times
+
+    def fastest_first(self) -> list[str]:
+        """The names by the product of all their times: twice as fast alone is worth twice as fast in a batch.
+
+        By both clocks, since on a busy machine one says how it is shared, and the other forgets what waits.
+        """
+        return sorted(
+            self.example_ms,
+            key=lambda name: prod([*self.example_ms[name].values(), *self.example_cpu_ms[name].values()]),
+        )
+
+    def enough_examples(self, name: str) -> int | None:
+        """The smallest batch in which an example costs nearly as little as in any; `None` where none was measured."""
+        cpu_ms = self.example_cpu_ms.get(name)
+        if not cpu_ms:
+            return None
+        return min(examples for examples, spent_ms in cpu_ms.items() if spent_ms <= NEARLY * min(cpu_ms.values()))
+
+
+def measure(executors: Sequence[Executor], inputs: Shaped[Tensor, "n ..."]) -> Measured:
+    """What an example takes in a batch of one, of a few, and of a whole micro-batch.
 
     In turns, and the least of several rounds: what else runs on the machine only adds. Who is far behind after a
     round leaves, with the time that it has.
     """
-    found: dict[str, dict[int, float]] = {one.name: {} for one in executors}
+    found = Measured({one.name: {} for one in executors}, {one.name: {} for one in executors})
     middle = len(inputs) // 2
     for examples in sorted({1, FEW, executors[0].most_examples}):
         rows = inputs[torch.arange(middle, middle + examples) % len(inputs)]
@@ -69,32 +100,23 @@ def example_ms(executors: Sequence[Executor], inputs: Shaped[Tensor, "n ..."]) -
             if turn > LEAST_ROUNDS and time.monotonic() > end_s:
                 break
             for one in left:
-                started_s = time.perf_counter()
-                one.embed([rows])
-                spent_ms = (time.perf_counter() - started_s) * 1000 / examples
+                spent_ms, cpu_ms = _embed_ms(one, rows)
                 if turn:
-                    found[one.name][examples] = min(spent_ms, found[one.name].get(examples, spent_ms))
+                    _keep_least(found.example_ms[one.name], examples, spent_ms)
+                    _keep_least(found.example_cpu_ms[one.name], examples, cpu_ms)
             if turn:
-                least_ms = min(found[one.name][examples] for one in left)
-                left = [one for one in left if found[one.name][examples] <= HOPELESS * least_ms]
+                least_ms = min(found.example_ms[one.name][examples] for one in left)
+                left = [one for one in left if found.example_ms[one.name][examples] <= HOPELESS * least_ms]
     return found
 
 
-def enough_examples(example_ms: Mapping[int, float]) -> int | None:
-    """The smallest batch that is nearly as fast an example as any that was measured; `None` where none was."""
-    if not example_ms:
-        return None
-    least_ms = min(example_ms.values())
-    return min(examples for examples, spent_ms in example_ms.items() if spent_ms <= NEARLY * least_ms)
+def _embed_ms(executor: Executor, rows: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
+    """Milliseconds an example by the clock, and of the CPU."""
+    started_s, cpu_s = time.perf_counter(), time.process_time()
+    executor.embed([rows])
+    a_ms = 1000 / len(rows)
+    return (time.perf_counter() - started_s) * a_ms, (time.process_time() - cpu_s) * a_ms
 
 
-def fastest_first(measured: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """The names by the product of their times: twice as fast alone is worth twice as fast in a batch."""
-
-    def product(name: str) -> float:
-        result = 1.0
-        for spent_ms in measured[name].values():
-            result *= spent_ms
-        return result
-
-    return sorted(measured, key=product)
+def _keep_least(times: dict[int, float], examples: int, spent_ms: float) -> None:
+    times[examples] = min(spent_ms, times.get(examples, spent_ms))

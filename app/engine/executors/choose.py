@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from app.backbones._base import Backbone
 from app.checkpoints.golden import probe_inputs
 from app.checkpoints.load import Checkpoint
 from app.engine.executors._base import Executor
-from app.engine.executors.check import check, enough_examples, example_ms, fastest_first
+from app.engine.executors.check import Measured, Times, check, measure
 from app.engine.executors.export import exported, stem
 from app.engine.executors.machine import cpu
 from app.engine.executors.onnxruntime_executor import OnnxRuntimeExecutor
@@ -56,21 +56,20 @@ class Wish:
     micro_batch_tokens: int | None = None
 
 
-Times: TypeAlias = dict[str, dict[int, float]]
-"""Milliseconds an example, by executor and by the size of the batch."""
-
-Alike: TypeAlias = dict[str, Times]
+Alike: TypeAlias = dict[str, Measured]
 """What was measured in this start, by the make of the network: other weights of the same shape take as long."""
+
+NOTHING: Final = Measured({}, {})
 
 _MEASURING: Final = Lock()
 """Held by who measures, and exports for it: what a neighbour computes would be measured too."""
 
 
 @dataclass
-class _Measured:
+class _Kept:
     """What was found out on this machine, as it is kept."""
 
-    example_ms: Times
+    measured: Measured
     passed_over: dict[str, str]
 
 
@@ -119,44 +118,46 @@ def choose(backbone: Backbone, sha256: str, device: torch.device, wish: Wish, al
     return _fastest(backbone, sha256, names, wish, {} if alike is None else alike)
 
 
-def _plain(backbone: Backbone, device: torch.device, wish: Wish, measured: Mapping[int, float] | None = None) -> Choice:
-    executor = TorchExecutor(backbone, device, wish.micro_batch_tokens)
-    executor.enough_examples = enough_examples(measured or {})
-    return Choice(executor, torch.__version__, measured or {})
+def _plain(backbone: Backbone, device: torch.device, wish: Wish, measured: Measured = NOTHING) -> Choice:
+    return _chosen(TorchExecutor(backbone, device, wish.micro_batch_tokens), torch.__version__, measured)
+
+
+def _chosen(executor: Executor, version: str, measured: Measured) -> Choice:
+    executor.enough_examples = measured.enough_examples(executor.name)
+    return Choice(executor, version, measured.example_ms.get(executor.name, {}))
 
 
 def _fastest(backbone: Backbone, sha256: str, names: list[str], wish: Wish, alike: Alike) -> Choice:
-    kept = wish.folder / f"{stem(sha256)}-{_machine_sha256(backbone, names, wish)[:16]}.json"
+    path = wish.folder / f"{stem(sha256)}-{_machine_sha256(backbone, names, wish)[:16]}.json"
     made: dict[str, Executor] = {}
-    measured = _read(kept)
-    if measured is None:
-        measured = _Measured({}, {})
+    kept = _read(path)
+    if kept is None:
+        kept = _Kept(NOTHING, {})
         with _MEASURING:
-            made = _made(backbone, sha256, names, wish, measured.passed_over)
-            measured.example_ms = _times(backbone, made, wish, alike) if made else {}
-        if len(made) + len(measured.passed_over) == len(names):
-            _write(kept, measured)
+            made = _made(backbone, sha256, names, wish, kept.passed_over)
+            kept.measured = _measured(backbone, made, wish, alike) if made else NOTHING
+        if len(made) + len(kept.passed_over) == len(names):
+            _write(path, kept)
     else:
-        for name, reason in measured.passed_over.items():
+        for name, reason in kept.passed_over.items():
             _logger.warning("the executor %s is passed over: %s", name, reason)
-    for name in fastest_first(measured.example_ms):
+    for name in kept.measured.fastest_first():
         if name != TORCH:
             made = made or _made(backbone, sha256, [name], wish, briefly=True)
         if name in made:
-            made[name].enough_examples = enough_examples(measured.example_ms[name])
-            return Choice(made[name], _version(name), measured.example_ms[name])
+            return _chosen(made[name], _version(name), kept.measured)
         if name == TORCH:
             break
-    return _plain(backbone, torch.device("cpu"), wish, measured.example_ms.get(TORCH))
+    return _plain(backbone, torch.device("cpu"), wish, kept.measured)
 
 
-def _times(backbone: Backbone, made: Mapping[str, Executor], wish: Wish, alike: Alike) -> Times:
+def _measured(backbone: Backbone, made: Mapping[str, Executor], wish: Wish, alike: Alike) -> Measured:
     """What torch and these executors take, measured once for networks of one make."""
     shapes = [(name, tuple(one.shape)) for name, one in backbone.state_dict().items()]
     make = f"{sorted(made)} {backbone.input_shape} {shapes} {backbone}"
     if make not in alike:
         contenders = [_plain(backbone, torch.device("cpu"), wish).executor, *made.values()]
-        alike[make] = example_ms(contenders, probe_inputs(backbone))
+        alike[make] = measure(contenders, probe_inputs(backbone))
     return alike[make]
 
 
@@ -207,22 +208,29 @@ def _machine_sha256(backbone: Backbone, names: list[str], wish: Wish) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: Path) -> _Measured | None:
+def _read(path: Path) -> _Kept | None:
     """What was kept; `None` where that is nothing, or nothing that can be used."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        times = {
-            str(name): {int(examples): float(spent_ms) for examples, spent_ms in one.items()}
-            for name, one in stored["example_ms"].items()
-        }
+        measured = Measured(_times(stored["example_ms"]), _times(stored["example_cpu_ms"]))
         passed_over = {str(name): str(reason) for name, reason in stored["passed_over"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return _Measured(times, passed_over) if set(times) <= {TORCH, *COMPILED} else None
+    names = set(measured.example_ms)
+    return (
+        _Kept(measured, passed_over) if names <= {TORCH, *COMPILED} and names == set(measured.example_cpu_ms) else None
+    )
 
 
-def _write(path: Path, measured: _Measured) -> None:
-    content = json.dumps({"example_ms": measured.example_ms, "passed_over": measured.passed_over}, indent=1)
+def _times(stored: Mapping[str, Mapping[str, float]]) -> Times:
+    return {
+        str(name): {int(examples): float(spent_ms) for examples, spent_ms in one.items()}
+        for name, one in stored.items()
+    }
+
+
+def _write(path: Path, kept: _Kept) -> None:
+    content = json.dumps({**asdict(kept.measured), "passed_over": kept.passed_over}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new.", delete=False) as stream:

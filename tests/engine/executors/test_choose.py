@@ -26,11 +26,10 @@ from app.engine.executors.check import (
     ROUNDS,
     TOLERANCE,
     EmbedsOtherwise,
+    Measured,
     check,
     deviation,
-    enough_examples,
-    example_ms,
-    fastest_first,
+    measure,
 )
 from app.engine.executors.choose import COMPILED, ExecutorName, Wish, choose, choose_all
 from app.engine.executors.torch_executor import TorchExecutor
@@ -75,23 +74,27 @@ def test_an_executor_that_is_named_serves_unmeasured(chosen, tmp_path, name):
 def test_auto_measures_every_executor_alone_and_in_a_micro_batch(chosen, backbone, tmp_path):
     choice = chosen()
     stored = json.loads(kept(tmp_path).read_text())
-    assert set(stored["example_ms"]) == {"torch", *COMPILED}
-    for times in stored["example_ms"].values():
-        assert set(times) == {"1", str(FEW), str(backbone.micro_batch_examples("cpu"))}
-        assert min(times.values()) > 0
+    for clock in ("example_ms", "example_cpu_ms"):
+        assert set(stored[clock]) == {"torch", *COMPILED}
+        for times in stored[clock].values():
+            assert set(times) == {"1", str(FEW), str(backbone.micro_batch_examples("cpu"))}
+            assert min(times.values()) > 0
     assert stored["passed_over"] == {}
-    measured = {
-        name: {int(size): spent for size, spent in times.items()} for name, times in stored["example_ms"].items()
-    }
-    assert choice.executor.name == fastest_first(measured)[0]
-    assert choice.example_ms == measured[choice.executor.name]
+    measured = Measured(*(by_size(stored[clock]) for clock in ("example_ms", "example_cpu_ms")))
+    assert choice.executor.name == measured.fastest_first()[0]
+    assert choice.example_ms == measured.example_ms[choice.executor.name]
+
+
+def by_size(stored):
+    """As it was before it was written."""
+    return {name: {int(size): spent for size, spent in times.items()} for name, times in stored.items()}
 
 
 @pytest.mark.parametrize("fastest", ["torch", *COMPILED])
 def test_a_later_start_keeps_the_choice_and_does_not_measure(chosen, backbone, tmp_path, fastest):
     chosen()
     times = {name: {"1": 2.0, "32": 2.0} for name in ("torch", *COMPILED)} | {fastest: {"1": 1.0, "32": 1.5}}
-    kept(tmp_path).write_text(json.dumps({"example_ms": times, "passed_over": {}}))
+    kept(tmp_path).write_text(json.dumps({"example_ms": times, "example_cpu_ms": times, "passed_over": {}}))
     choice = chosen()
     assert choice.executor.name == fastest
     assert choice.example_ms == {1: 1.0, 32: 1.5}
@@ -100,7 +103,11 @@ def test_a_later_start_keeps_the_choice_and_does_not_measure(chosen, backbone, t
     assert deviation(choice.executor.embed([inputs]), TorchExecutor(backbone, CPU).embed([inputs])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"example_ms": {"abacus": {"1": 1.0}}, "passed_over": {}}'])
+OF_ABACUS = '{"example_ms": {"abacus": {"1": 1.0}}, "example_cpu_ms": {"abacus": {"1": 1.0}}, "passed_over": {}}'
+OF_ONE_CLOCK = '{"example_ms": {"torch": {"1": 1.0}}, "example_cpu_ms": {}, "passed_over": {}}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", OF_ABACUS, OF_ONE_CLOCK])
 def test_a_choice_that_cannot_be_read_is_made_anew(chosen, tmp_path, content):
     chosen()
     kept(tmp_path).write_text(content)
@@ -172,7 +179,7 @@ class Fast(Executor):
 def test_who_is_far_behind_is_measured_once_and_no_more():
     backbone = build("identity", {})
     slow, fast = Slow(backbone, CPU), Fast(backbone, CPU)
-    found = example_ms([slow, fast], probe_inputs(backbone))
+    found = measure([slow, fast], probe_inputs(backbone)).example_ms
     assert (slow.forwards, fast.forwards) == (3 * 2, 3 * ROUNDS)
     assert set(found["slow"]) == set(found["fast"]) == {1, FEW, backbone.micro_batch_examples("cpu")}
 
@@ -182,11 +189,17 @@ def test_who_is_far_behind_is_measured_once_and_no_more():
     [({}, None), ({1: 5.0, 4: 5.2, 8: 5.0}, 1), ({1: 8.0, 4: 5.4, 8: 5.0}, 4), ({1: 9.0, 4: 7.0, 8: 4.0}, 8)],
 )
 def test_a_batch_is_large_enough_where_an_example_is_nearly_as_fast_as_in_any(measured, enough):
-    assert enough_examples(measured) == enough
+    assert Measured({}, {"a": measured}).enough_examples("a") == enough
+    assert Measured({}, {}).enough_examples("a") is None
 
 
 def test_twice_as_fast_alone_is_worth_twice_as_fast_in_a_batch():
-    assert fastest_first({"a": {1: 8.0, 8: 2.0}, "b": {1: 4.0, 8: 3.0}, "c": {1: 2.0, 8: 9.0}}) == ["b", "a", "c"]
+    times = {"a": {1: 8.0, 8: 2.0}, "b": {1: 4.0, 8: 3.0}, "c": {1: 2.0, 8: 9.0}}
+    assert Measured(times, times).fastest_first() == ["b", "a", "c"]
+
+
+def test_who_takes_more_of_the_cpu_for_the_same_seconds_comes_later():
+    assert Measured({"a": {1: 4.0}, "b": {1: 5.0}}, {"a": {1: 8.0}, "b": {1: 5.0}}).fastest_first() == ["b", "a"]
 
 
 @final
