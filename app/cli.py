@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,12 +12,10 @@ import typer
 if TYPE_CHECKING:
     from app.config import Settings
 
-APP: Final = "app.main:create_app"
-"""By name, as uvicorn takes it."""
-
-COLLECT: Final = (20_000, 20, 20)
-"""New containers before the garbage collector looks at them, and how often it looks at older ones: a tenth of the cost
-of a small prediction went there, and a look at everything stops all threads."""
+COLLECT: Final = (2_000, 10, 1_000)
+"""New containers before the garbage collector looks at them, looks before it looks at those that stayed, and such looks
+before it looks at all. A thousand requests that wait are a hundred thousand objects: to look at all of them stops every
+thread for a tenth of a second, and refusals wait, too."""
 
 cli = typer.Typer(name="imprint", no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -35,9 +34,9 @@ def serve(
         import uvicorn  # noqa: PLC0415 - `--help` need not wait for torch
 
         settings = _checked({"host": host, "port": port})
-        uvicorn.importer.import_from_string(APP)
+        from app.main import create_app  # noqa: PLC0415
     uvicorn.run(
-        APP,
+        partial(create_app, settings, when_ready=_collect_less),
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -78,10 +77,13 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        # Nor need it look through them while the server runs, nor look for cycles after every few requests.
-        gc.freeze()
-        gc.set_threshold(*COLLECT)
         gc.enable()
+
+
+def _collect_less() -> None:
+    """Spare the garbage collector what was made until now, and what waits."""
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 def check_bind(settings: "Settings") -> None:

@@ -1,7 +1,7 @@
 """`create_app`: the only place that wires everything."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -32,8 +32,8 @@ log = structlog.get_logger("imprint.main")
 DESCRIPTION = "POST a handful of labelled examples, get a stored classifier, ask it for predictions."
 
 
-def create_app(settings: Settings | None = None) -> Application:
-    """The server. Everything it holds is opened when it starts and closed when it ends."""
+def create_app(settings: Settings | None = None, *, when_ready: Callable[[], None] = lambda: None) -> Application:
+    """The server. What it holds is opened when it starts, before `when_ready` is called, and closed when it ends."""
     settings = settings or Settings()
     metrics = Metrics()
 
@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None) -> Application:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = opened(settings, metrics)
         app.state.services = await asyncio.to_thread(running.__enter__)
+        when_ready()
         try:
             yield
         finally:

@@ -76,11 +76,15 @@ class Measured:
         )
 
     def enough_examples(self, name: str) -> int | None:
-        """The smallest batch in which an example costs nearly as little as in any; `None` where none was measured."""
+        """The smallest batch in which an example costs nearly as little as in any; `None` where none was measured.
+
+        One alone is not enough even where a forward gains nothing: a batch costs something beside its forward.
+        """
         cpu_ms = self.example_cpu_ms.get(name)
         if not cpu_ms:
             return None
-        return min(examples for examples, spent_ms in cpu_ms.items() if spent_ms <= NEARLY * min(cpu_ms.values()))
+        nearly_ms = NEARLY * min(cpu_ms.values())
+        return max(FEW, min(examples for examples, spent_ms in cpu_ms.items() if spent_ms <= nearly_ms))
 
 
 def measure(executors: Sequence[Executor], inputs: Shaped[Tensor, "n ..."]) -> Measured:

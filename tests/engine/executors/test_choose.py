@@ -98,7 +98,7 @@ def test_a_later_start_keeps_the_choice_and_does_not_measure(chosen, backbone, t
     choice = chosen()
     assert choice.executor.name == fastest
     assert choice.example_ms == {1: 1.0, 32: 1.5}
-    assert choice.executor.enough_examples == 1, "more at a time would only make others wait"
+    assert choice.executor.enough_examples == FEW, "more at a time would only make others wait"
     inputs = probe_inputs(backbone)
     assert deviation(choice.executor.embed([inputs]), TorchExecutor(backbone, CPU).embed([inputs])) <= TOLERANCE
 
@@ -186,7 +186,7 @@ def test_who_is_far_behind_is_measured_once_and_no_more():
 
 @pytest.mark.parametrize(
     ("measured", "enough"),
-    [({}, None), ({1: 5.0, 4: 5.2, 8: 5.0}, 1), ({1: 8.0, 4: 5.4, 8: 5.0}, 4), ({1: 9.0, 4: 7.0, 8: 4.0}, 8)],
+    [({}, None), ({1: 5.0, 4: 5.2, 8: 5.0}, FEW), ({1: 8.0, 4: 5.4, 8: 5.0}, 4), ({1: 9.0, 4: 7.0, 8: 4.0}, 8)],
 )
 def test_a_batch_is_large_enough_where_an_example_is_nearly_as_fast_as_in_any(measured, enough):
     assert Measured({}, {"a": measured}).enough_examples("a") == enough
