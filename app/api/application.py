@@ -21,6 +21,7 @@ from app.config import Settings
 
 BEFORE: Final = "/v1/tasks/"
 AFTER: Final = "/predict"
+TASK: Final = "imprint.task"
 
 
 @final
@@ -46,17 +47,21 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        way = self._framework if _task_of(scope) is None else self._straight
-        await way(scope, receive, send)
+        task_id = _task_of(scope)
+        if task_id is None:
+            await self._framework(scope, receive, send)
+        else:
+            scope[TASK] = task_id
+            await self._straight(scope, receive, send)
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what the route raises: the middleware answers with a problem."""
         scope["route"] = self._route
         request = Asked(scope, receive)
         call = call_within(self._deadline_s, header(request, b"x-deadline-ms"))
-        await known_query(request)
-        task_id = _task_of(scope) or ""
-        response = await predictions.predict(request, task_id, self.state.services, self._metrics, call)
+        if scope["query_string"]:
+            await known_query(request)
+        response = await predictions.predict(request, scope[TASK], self.state.services, self._metrics, call)
         await response(scope, receive, send)
 
 

@@ -1,6 +1,7 @@
 """Answers as JSON, without building a model where none is needed."""
 
 from collections.abc import Mapping
+from typing import final
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -14,8 +15,25 @@ SMALL_ITEMS = 16
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response of plain values, dataclasses or models."""
-    body = content.model_dump_json() if isinstance(content, BaseModel) else to_json(content)
-    return Response(body, status, dict(headers or {}), "application/json")
+    body = content.model_dump_json().encode() if isinstance(content, BaseModel) else to_json(content)
+    return _Json(body, status, headers or {})
+
+
+@final
+class _Json(Response):
+    """Makes its headers at once: what they are is known, and every prediction has them."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, status: int, headers: Mapping[str, str]) -> None:
+        self.body = body
+        self.status_code = status
+        self.background = None
+        self.raw_headers = [
+            (b"content-length", str(len(body)).encode()),
+            (b"content-type", b"application/json"),
+            *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
+        ]
 
 
 async def large_json(

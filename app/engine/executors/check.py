@@ -22,9 +22,9 @@ PATIENCE_S: Final = 0.5
 """After so long no further round begins, once there are `LEAST_ROUNDS`."""
 HOPELESS: Final = 2.0
 """Who takes so many times as long as the fastest is measured no further."""
-NEARLY: Final = 1.1
+NEARLY: Final = 1.05
 """So much longer an example may take in a batch that makes those behind it wait less."""
-FEW: Final = 4
+FEW: Final = 8
 """Measured beside one alone and a whole micro-batch."""
 
 

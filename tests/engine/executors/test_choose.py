@@ -186,7 +186,7 @@ def test_who_is_far_behind_is_measured_once_and_no_more():
 
 @pytest.mark.parametrize(
     ("measured", "enough"),
-    [({}, None), ({1: 5.0, 4: 5.2, 8: 5.0}, FEW), ({1: 8.0, 4: 5.4, 8: 5.0}, 4), ({1: 9.0, 4: 7.0, 8: 4.0}, 8)],
+    [({}, None), ({1: 5.0, 8: 5.1, 32: 5.0}, FEW), ({1: 8.0, 8: 5.2, 32: 5.0}, FEW), ({1: 9.0, 8: 7.0, 32: 4.0}, 32)],
 )
 def test_a_batch_is_large_enough_where_an_example_is_nearly_as_fast_as_in_any(measured, enough):
     assert Measured({}, {"a": measured}).enough_examples("a") == enough
