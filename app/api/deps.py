@@ -113,10 +113,10 @@ async def attended(request: Request, call: Call, work: Callable[[], Awaitable[T]
 
 @final
 class _Watch:
-    """Cancels the task that made it when the deadline passes or the client leaves; `reason` says which.
+    """Cancels the coroutine that made it when the deadline passes or the client leaves; `reason` says which.
 
-    No task of its own unless the work takes a while: most work is done before. While the body is read a client that
-    leaves is seen by who reads it.
+    Nothing runs beside it unless the work takes a while: most work is done before. While the body is read, a client
+    that leaves is seen by whoever reads it.
     """
 
     def __init__(self, request: Request, call: Call) -> None:
@@ -159,3 +159,4 @@ class _Watch:
             self._looking.cancel()
         if self.reason is not None:
             self._task.uncancel()
+            self.reason = None  # it is on its way: kept here, it and the frames that it has seen would keep one another

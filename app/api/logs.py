@@ -85,7 +85,7 @@ def request(fields: dict[str, object], *, quiet: bool) -> None:
     else:
         stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         line = {**fields, "event": "request", "logger": "imprint.http", "level": "info", "timestamp": stamp}
-        sys.stderr.write(_json(line, repr) + "\n")
+        _write(_json(line, repr))
 
 
 def _json(line: object, default: Callable[[Any], Any]) -> str:
@@ -96,6 +96,15 @@ def _json(line: object, default: Callable[[Any], Any]) -> str:
         return json.dumps(line, default=default)
 
 
+def _write(line: str) -> None:
+    """In one piece, so that lines of several threads do not mix."""
+    try:
+        sys.stderr.write(line + "\n")
+    except (OSError, ValueError):
+        # A full disk, or nobody who reads: as in the standard library, no reason to fail a request.
+        return
+
+
 @final
 class _Writer(structlog.WriteLogger):
     """Writes lines to standard error, which passes each on at its end; `name` is what `add_logger_name` looks for."""
@@ -103,11 +112,10 @@ class _Writer(structlog.WriteLogger):
     def __init__(self, name: str) -> None:
         super().__init__(sys.stderr)
         self.name = name
-        self._line = sys.stderr.write
 
     def msg(self, message: str) -> None:
-        """Write one line: in one piece, so that lines of several threads do not mix."""
-        self._line(message + "\n")
+        """Write one line."""
+        _write(message)
 
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 

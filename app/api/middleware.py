@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import logs
-from app.api.errors import problem
+from app.api.errors import problem, status_of
 from app.api.headers import KEY, SentHeaders
 from app.api.metrics import Metrics
 from app.core.errors import ImprintError, TooLarge, Unavailable
@@ -92,12 +92,8 @@ class RequestMiddleware:
         except Exception as error:
             if status:  # the answer has begun: nothing sensible can follow it
                 raise
-            known = isinstance(error, ImprintError)
-            if not known:
-                log.exception("request failed")
-            shown = error if known else ImprintError("The server failed to answer; its log has the details.")
-            assert isinstance(shown, ImprintError)  # noqa: S101
-            await problem(Request(scope), shown)(scope, receive, send_with_id)
+            # No name of this frame may keep the error: its traceback holds the frame, and with it the body.
+            await problem(Request(scope), _shown(error))(scope, receive, send_with_id)
         finally:
             self._note(scope, status, time.perf_counter() - started)
             logs.REQUEST_ID.reset(served)
@@ -113,6 +109,14 @@ class RequestMiddleware:
             "request_id": scope["request_id"],
         }
         logs.request(fields, quiet=route in QUIET)
+
+
+def _shown(error: Exception) -> ImprintError:
+    """What the client is told of an error; one that is the server's is logged."""
+    told = error if isinstance(error, ImprintError) else None
+    if told is None or status_of(told) == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request failed", exc_info=error)
+    return told or ImprintError("The server failed to answer; its log has the details.")
 
 
 @final

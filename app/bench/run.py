@@ -103,7 +103,9 @@ def chosen(settings: Settings, wanted: Sequence[str]) -> list[str]:
     located = scan(settings.model_folders())
     known = settings.wanted_backbones() or set(located)
     missing = set(wanted) - set(located)
-    if missing or not located:
+    if not located:
+        raise Refused("There is no checkpoint to serve: IMPRINT_MODELS names folders of them.")
+    if missing:
         raise Refused(f"There is no backbone {', '.join(sorted(missing))}; there are: {', '.join(sorted(located))}.")
     makes: dict[str, str] = {}
     # Of a make, one with the learner that is asked for comes first.

@@ -4,7 +4,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Final, Literal, NoReturn
 
 import numpy as np
@@ -58,10 +57,14 @@ class DecodedInput:
     media_type: str
     truncated: bool = False
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        """Reckoned when it is asked for: predictions that are not recorded need none."""
-        return hashlib.sha256(self.content).hexdigest()
+        """Reckoned when it is first asked for, which may take long: predictions that are not recorded need none."""
+        # Not `cached_property`: before Python 3.12 that has one lock for all inputs of all threads.
+        found: str | None = self.__dict__.get("_sha256")
+        if found is None:
+            found = self.__dict__["_sha256"] = hashlib.sha256(self.content).hexdigest()
+        return found
 
 
 class Codec(ABC):

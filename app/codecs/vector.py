@@ -10,7 +10,6 @@ from typing import ClassVar, Final, cast, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app.backbones._base import Modality
 from app.codecs._base import Codec, DecodedInput, RawInput
@@ -82,10 +81,6 @@ class VectorCodec(Codec):
                     f"This vector has {size} numbers, the first one has {first}: all must have the same size.",
                     pointer=raw.pointer,
                 )
-
-    def stack(self, tensors: Sequence[Tensor]) -> Tensor:
-        """One batch of vectors of one size."""
-        return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
     def _check_size(self, size: int, pointer: str) -> None:
         if size == 0:

@@ -18,7 +18,7 @@ from app.engine.cpu_threads import one_cpu_thread
 from app.engine.errors import DeviceMemoryFull, EngineFailure, NobodyWaits
 from app.engine.executors._base import Executor, is_out_of_memory
 from app.engine.observer import BatchReport, EngineObserver
-from app.engine.pending import Pending, Slice, deal_out, grouped
+from app.engine.pending import Pending, Slice, deal_out, give_back, grouped
 from app.engine.queue import WorkQueue
 
 _logger = logging.getLogger(__name__)
@@ -167,16 +167,16 @@ class DeviceThread:
         if len(alike) > 1:
             self.beat()
             began = self._clock.mark()
-            features = [self._features(one) for one in alike]
+            features: list[Features] = []
             try:
-                values = alike[0].work.head(torch.cat(features))
+                features.extend(map(self._features, alike))
+                values = alike[0].work.head(torch.cat(features)).split([one.shape[0] for one in features])
             except Exception:
                 # Also where the first one's caller has gone just now: what its head needs went with it.
                 _logger.info("the heads of %d works failed together", len(alike), exc_info=True)
-                for one, own in zip(alike, features, strict=True):
-                    one.parts = [own]
+                give_back(alike, features)
             else:
-                for one, value in zip(alike, torch.split(values, [one.shape[0] for one in features]), strict=True):
+                for one, value in zip(alike, values, strict=True):
                     self._succeed(one, value, began)
                 return
         for one in alike:
@@ -192,10 +192,13 @@ class DeviceThread:
             return
         self.beat()
         began = self._clock.mark()
-        features = [self._features(one) for one in able]
+        features: list[Features] = []
         try:
+            features.extend(map(self._features, able))
             with beating(partial(self._beat_of_heads, able)):
                 values = joint.run([one.work.head for one in able], features)
+            if len(values) != len(able):
+                raise RuntimeError(f"{len(values)} results of {len(able)} heads")
         except Exception:
             _logger.warning("%d heads failed together", len(able), exc_info=True)
         else:
@@ -205,8 +208,7 @@ class DeviceThread:
                 else:
                     self._succeed(one, value, began)
             return
-        for one, own in zip(able, features, strict=True):
-            one.parts = [own]
+        give_back(able, features)
         middle = len(able) // 2
         self._run_together(able[:middle])
         self._run_together(able[middle:])

@@ -72,8 +72,9 @@ class Pending:
 
     def features(self) -> Features:
         """All embeddings, in the order of the inputs; gives them away."""
-        parts, self.parts = self.parts, []
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        whole = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
+        self.parts = []  # not before: there may be no memory to join them
+        return whole
 
     def outcome(self, value: object) -> Outcome[Any]:
         """A result with the seconds that it took until now."""
@@ -129,3 +130,9 @@ def deal_out(features: Features, slices: Sequence[Slice]) -> None:
     for one in slices:
         one.pending.parts.append(features[at : at + one.rows])
         at += one.rows
+
+
+def give_back(works: Iterable[Pending], features: Iterable[Features]) -> None:
+    """Undo `Pending.features` for the first works, as many as there are features."""
+    for one, own in zip(works, features, strict=False):
+        one.parts = [own]

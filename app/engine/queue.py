@@ -196,7 +196,8 @@ class WorkQueue:
         seconds = max(time.monotonic() - self._busy_since_s, 1e-6)
         self._recent_cost += SMOOTHING * (self._batch_cost - self._recent_cost)
         self._recent_s += SMOOTHING * (seconds - self._recent_s)
-        if not any(one.work.head_examples for one in self._in_flight):  # how long heavy heads take is not of its size
+        # How long heads take that fit, or adapt weights, does not follow from the size of the batch.
+        if all(one.work.kind is not None for one in self._in_flight):
             self._budgets.note(self._in_flight[0].key[0], self._batch_cost, seconds)
 
     def _retry_after_s(self) -> float:

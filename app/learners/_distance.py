@@ -11,8 +11,12 @@ LOGIT_LIMIT = 1e30
 
 _FAR = 1e15
 
-_FEW = 65_536
-"""Differences of coordinates that are taken straight: a fifth of the steps, which is what a single query costs."""
+_FEW = 8_192
+"""Coordinates of all `b` up to which differences are taken straight: a fifth of the steps, which is what a single query
+costs. With many queries it takes longer than the expansion, but nowhere long."""
+
+_AT_ONCE = 1_048_576
+"""Differences of coordinates that are held in memory."""
 
 
 def class_means(
@@ -28,12 +32,14 @@ def class_means(
 def squared_distances(a: Float[Tensor, "n dim"], b: Float[Tensor, "way dim"]) -> Float[Tensor, "n way"]:
     """Squared Euclidean distance of each pair, finite for all finite inputs, never negative.
 
-    Few of them straight, in float64. Many by the expansion |a|^2 - 2ab + |b|^2 (one matrix product). Moved to the mean
-    of `b` and divided by its reach first, because the expansion cancels badly far from the origin and overflows far
-    from one.
+    To few `b` straight, in float64. To many by the expansion |a|^2 - 2ab + |b|^2 (one matrix product), moved to the
+    mean of `b` and divided by its reach first, because it cancels badly far from the origin and overflows far from one.
     """
-    if a.numel() * b.shape[0] <= _FEW:
-        return (a.double()[:, None] - b.double()).square().sum(2).clamp_max(LOGIT_LIMIT).to(a.dtype)
+    if b.numel() <= _FEW:  # whatever the number of rows: a row's numbers must not depend on the others
+        rows = max(1, _AT_ONCE // max(1, b.numel()))
+        return (
+            _straight(a, b) if a.shape[0] <= rows else torch.cat([_straight(some, b) for some in torch.split(a, rows)])
+        )
     # A power of two, so that dividing by it rounds nothing.
     reach = _or_one(b.detach().abs().amax()).log2().floor().exp2()
     centre = (b.detach() / reach).mean(dim=0)
@@ -44,6 +50,10 @@ def squared_distances(a: Float[Tensor, "n dim"], b: Float[Tensor, "way dim"]) ->
     squares = far.square().sum(1, keepdim=True) - 2 * far @ near.T + near.square().sum(1)
     scale = unit * reach
     return (squares.clamp_min(0) * scale * scale).clamp_max(LOGIT_LIMIT)
+
+
+def _straight(a: Float[Tensor, "n dim"], b: Float[Tensor, "way dim"]) -> Float[Tensor, "n way"]:
+    return (a.double()[:, None] - b.double()).square().sum(2).clamp_max(LOGIT_LIMIT).to(a.dtype)
 
 
 def spread(features: Float[Tensor, "s dim"]) -> Float[Tensor, ""]:

@@ -228,18 +228,21 @@ class PredictService:
     async def _record(
         self, task: TaskRecord, decoded: Sequence[DecodedInput], predictions: tuple[Prediction, ...]
     ) -> tuple[Prediction, ...]:
-        rows = [
-            NewPrediction(
-                task_id=task.id,
-                version=task.active_version,
-                input_sha256=one.sha256,
-                media_type=one.media_type,
-                content=one.content if task.store_inputs else None,
-                result=prediction.as_json(),
-            )
-            for one, prediction in zip(decoded, predictions, strict=True)
-        ]
-        ids = await self._workers.store_fully(self._registry.record_predictions, rows)
+        def store() -> Sequence[str]:
+            rows = [
+                NewPrediction(
+                    task_id=task.id,
+                    version=task.active_version,
+                    input_sha256=one.sha256,
+                    media_type=one.media_type,
+                    content=one.content if task.store_inputs else None,
+                    result=prediction.as_json(),
+                )
+                for one, prediction in zip(decoded, predictions, strict=True)
+            ]
+            return self._registry.record_predictions(rows)
+
+        ids = await self._workers.store_fully(store)
         return tuple(one.recorded(prediction_id) for one, prediction_id in zip(predictions, ids, strict=True))
 
 

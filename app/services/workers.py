@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar, final
 
 from app.core.threads import name_this_thread
@@ -46,7 +47,9 @@ class Workers:
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait({writing})
+            while not writing.done():  # whoever cancels again comes too late as well
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({writing})
             return writing.result()
 
     def close(self) -> None:

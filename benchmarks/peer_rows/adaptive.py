@@ -85,7 +85,7 @@ class Asked:
 
 def measure(scope: PeerScope) -> list[Row]:
     """Create, add, predict, accuracy; then fifty at once."""
-    drawn = draws(scope.rounds + 1 + MANY)
+    drawn = draws(scope.rounds + 2 + MANY)
     python = python_of(PEER, REQUIREMENTS, scope.cache)
     ours, theirs, ready, published = Found(), Found(), list[float](), list[float]()
     with tempfile.TemporaryDirectory(prefix="imprint-bench-") as folder, ExitStack() as stack:

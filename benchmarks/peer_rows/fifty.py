@@ -49,7 +49,8 @@ class Made:
 
 
 def fifty(scope: PeerScope, python: Path, peer: str, drawn: Sequence[Draw]) -> list[Row]:
-    """Made in turns, one here and one there, as long as the peer's seconds last; then ours alone."""
+    """Made in turns, one here and one there, as long as the peer's seconds last; then ours alone. The first draw warms
+    both up."""
     ours, theirs = Made(), Made()
     with tempfile.TemporaryDirectory(prefix="imprint-bench-") as folder, ExitStack() as stack:
         scratch = Path(folder)
@@ -58,9 +59,10 @@ def fifty(scope: PeerScope, python: Path, peer: str, drawn: Sequence[Draw]) -> l
         server = stack.enter_context(our_server(scope))
         # The first of each brings packages in, and threads: what it takes is no classifier's.
         by = executor_of(server)
-        one_of_many(aside, "0", same, drawn[-1])
-        make_task(server, drawn[-1])
-        for number, draw in enumerate(drawn):
+        warm, *others = drawn
+        one_of_many(aside, "0", same, warm)
+        make_task(server, warm)
+        for number, draw in enumerate(others):
             if sum(theirs.seconds) < MANY_S:
                 made = one_of_many(aside, str(number), same, draw)
                 theirs.seconds.append(made["seconds"])

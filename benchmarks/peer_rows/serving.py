@@ -178,6 +178,8 @@ def over(mine: Running, peer: Running, seen: Mapping[str, Seen]) -> Row:
         columns[heading] = f"x {ratio:.2f}"
         if ratio > 1:
             behind.append(heading)
+    if statistics.median(ratios(ours.rate, theirs.rate)) < 1:
+        behind.insert(0, "1/s")
     note = "same work" if mine.runtime == peer.runtime else "each as it comes"
     note += f"; BEHIND in {', '.join(behind)}" if behind else "; ahead in all"
     row = median_row(f"{mine.name}, over {peer.name}", ratios(ours.rate, theirs.rate), "times", 1.0, note=note)

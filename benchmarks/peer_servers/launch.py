@@ -1,7 +1,7 @@
 """Becomes a module that runs in another interpreter: `python -m benchmarks.peer_servers.launch PYTHON LOG MODULE ...`.
 
 So that `benchmarks.pipe.Waiting`, which starts this interpreter, can wait for one of a peer's environment. The standard
-error goes into the log: peers draw their progress there. What our code chose for OpenMP is not theirs.
+error goes into the log: peers draw their progress there.
 """
 
 import os
@@ -14,10 +14,9 @@ def main() -> None:
     python, log, module, *arguments = sys.argv[1:]
     with Path(log).open("ab") as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     # Everything is there: a peer that would download something shall fail instead.
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    os.execve(python, [python, "-m", module, *arguments], environment | offline)  # noqa: S606 - a peer's own
+    os.execve(python, [python, "-m", module, *arguments], dict(os.environ) | offline)  # noqa: S606 - a peer's own
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Final
 from benchmarks.peer_servers.turns import serve, timed
 
 BATCH: Final = 16
-MODEL: dict[str, Any] = {}
+TRAINED: dict[str, Any] = {}
 
 
 def train(message: dict[str, Any]) -> dict[str, object]:
@@ -22,13 +22,16 @@ def train(message: dict[str, Any]) -> dict[str, object]:
     labels = sorted(set(message["labels"]))
     model = setfit.SetFitModel.from_pretrained(message["folder"], labels=labels, device=message["device"])
     examples = datasets.Dataset.from_dict({"text": message["texts"], "label": message["labels"]})
-    how = {"max_steps": message["steps"]} if message["steps"] else {}
     arguments = setfit.TrainingArguments(
-        output_dir=message["scratch"], batch_size=BATCH, save_strategy="no", report_to="none", **how
+        output_dir=message["scratch"],
+        batch_size=BATCH,
+        save_strategy="no",
+        report_to="none",
+        max_steps=message["steps"],
     )
     started_s = time.perf_counter()
     setfit.Trainer(model=model, args=arguments, train_dataset=examples).train()
-    MODEL["now"] = model
+    TRAINED["now"] = model
     return {"seconds": time.perf_counter() - started_s}
 
 
@@ -36,7 +39,7 @@ def rate(message: dict[str, Any]) -> float:
     """Predictions a second."""
     parts = message["parts"]
     source = cycle(parts)
-    times_a_second, _ = timed(lambda: MODEL["now"].predict(next(source)), message["least_s"])
+    times_a_second, _ = timed(lambda: TRAINED["now"].predict(next(source)), message["least_s"])
     return times_a_second * len(parts[0])
 
 
@@ -45,7 +48,7 @@ def answer(message: dict[str, Any]) -> object:
     if "parts" in message:
         return rate(message)
     if "queries" in message:
-        return [str(one) for one in MODEL["now"].predict(message["queries"])]
+        return [str(one) for one in TRAINED["now"].predict(message["queries"])]
     return train(message)
 
 

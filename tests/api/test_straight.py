@@ -1,12 +1,17 @@
 """Predictions go straight past the framework: nothing of what the framework does may be missed."""
 
+import asyncio
+import gc
 import re
 from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
 
+from app.api.headers import Asked
 from app.api.routes import predictions
+from app.core.errors import ImprintError
+from app.services.admission import AT_FIRST
 
 
 @pytest.fixture
@@ -99,3 +104,57 @@ def test_a_failure_that_nobody_foresaw_is_a_problem_document(client, task, monke
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert "details" not in response.json()["detail"].replace("its log has the details", "")
+
+
+def test_a_known_failure_that_is_ours_is_logged_with_its_cause(client, task, monkeypatch, capsys):
+    async def broken(*_: object, **__: object) -> None:
+        raise ImprintError("A stored state is damaged.") from OSError("read of a broken disk")
+
+    monkeypatch.setattr(type(client.app.state.services.predict), "predict", broken)
+    assert client.post(f"/v1/tasks/{task['id']}/predict", json={"inputs": [[0.0] * 8]}).status_code == 500
+    shown = capsys.readouterr()
+    assert "read of a broken disk" in shown.out + shown.err
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(client, task, monkeypatch):
+    class Full:
+        def write(self, line: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr("app.api.logs._Lines.at_once", True)
+    monkeypatch.setattr("sys.stderr", Full())
+    assert client.post(f"/v1/tasks/{task['id']}/predict", json={"inputs": [[0.0] * 8]}).status_code == 200
+
+
+REFUSED = {
+    "too much waits": ({}, {"json": {"inputs": [[0.0] * 8]}}, 429),
+    "no such vector": ({}, {"json": {"inputs": [[0.0]]}}, 422),
+    "no JSON": ({}, {"content": b"{"}, 400),
+    "too late": ({"x-deadline-ms": "1"}, {"json": {"inputs": [[0.0] * 8]}}, 504),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_is_freed_at_once(client, task, monkeypatch, case):
+    """Its body may be large, and the garbage collector seldom looks at what stayed for a while."""
+    headers, asked, status = REFUSED[case]
+    if case == "too late":
+
+        async def slowly(*_: object, **__: object) -> None:
+            await asyncio.sleep(20)
+
+        monkeypatch.setattr(type(client.app.state.services.predict), "predict", slowly)
+    admission = client.app.state.services.admission
+    room = AT_FIRST if case == "too much waits" else 1
+    gc.collect()
+    gc.disable()
+    try:
+        with admission.admitted("vector-identity", task["id"], room):
+            for _ in range(3):
+                path = f"/v1/tasks/{task['id']}/predict"
+                assert client.post(path, headers=headers, **asked).status_code == status
+        assert [one for one in gc.get_objects() if type(one) is Asked] == []
+    finally:
+        gc.enable()

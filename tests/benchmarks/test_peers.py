@@ -164,6 +164,14 @@ def test_ours_is_set_against_each_peer_as_it_comes_and_by_the_same_runtime() -> 
     assert rows["queries that all servers answer alike"].note == "1 of 2"
 
 
+def test_who_answers_fewer_a_second_is_behind() -> None:
+    ours, theirs = running("Ours", "torch", True), running("Peer", "torch", False)
+    found = {ours.name: seen([10.0, 12.0], [5.0, 5.0], ["a"]), theirs.name: seen([20.0, 20.0], [5.0, 5.0], ["a"])}
+    row = serving.over(ours, theirs, found)
+    assert (row.value, row.verdict) == (pytest.approx(0.55), "MISSED")
+    assert row.note.endswith("BEHIND in 1/s")
+
+
 UNBATCHED = Peer("FastAPI", ("fastapi",), module("fastapi_app"))
 
 

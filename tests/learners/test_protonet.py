@@ -61,3 +61,18 @@ def test_the_spread_of_like_examples_is_their_largest_coordinate():
 def test_a_row_of_zeros_stays_zero_when_normalised():
     rows = unit_vectors(torch.tensor([[0.0, 0.0], [3e-30, 4e-30], [3e30, 4e30]]))
     torch.testing.assert_close(rows, torch.tensor([[0.0, 0.0], [0.6, 0.8], [0.6, 0.8]]))
+
+
+@pytest.mark.parametrize(("way", "dim"), [(5, 64), (5, 1280), (20, 2000)])
+@pytest.mark.parametrize("far", [1.0, 1e3])
+def test_distances_of_a_query_are_the_same_alone_and_among_many(way, dim, far):
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(700, dim, generator=generator) + far
+    prototypes = torch.randn(way, dim, generator=generator) + far
+    together = squared_distances(queries, prototypes)
+    for row in (0, 3, 699):
+        torch.testing.assert_close(
+            squared_distances(queries[row : row + 1], prototypes)[0], together[row], rtol=2e-6, atol=1e-3
+        )
+    exact = (queries.double()[:, None] - prototypes.double()).square().sum(2)
+    torch.testing.assert_close(together.double(), exact, rtol=1e-3, atol=1e-3)

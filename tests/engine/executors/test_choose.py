@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import time
 from typing import final
 
 import pytest
@@ -71,7 +70,7 @@ def test_an_executor_that_is_named_serves_unmeasured(chosen, tmp_path, name):
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_auto_measures_every_executor_alone_and_in_a_micro_batch(chosen, backbone, tmp_path):
+def test_auto_measures_every_executor_alone_with_a_few_and_in_a_micro_batch(chosen, backbone, tmp_path):
     choice = chosen()
     stored = json.loads(kept(tmp_path).read_text())
     for clock in ("example_ms", "example_cpu_ms"):
@@ -157,12 +156,11 @@ def test_networks_of_one_make_are_measured_once_and_those_of_another_on_their_ow
 
 @final
 class Slow(Executor):
-    """Sleeps before it answers."""
+    """Is said to take fifty times as long."""
 
     name = "slow"
 
     def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
-        time.sleep(0.05)
         return rows
 
 
@@ -176,9 +174,16 @@ class Fast(Executor):
         return rows
 
 
-def test_who_is_far_behind_is_measured_once_and_no_more():
+def test_who_is_far_behind_is_measured_once_and_no_more(monkeypatch):
     backbone = build("identity", {})
     slow, fast = Slow(backbone, CPU), Fast(backbone, CPU)
+
+    def embed_ms(executor: Executor, rows: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
+        executor.embed([rows])
+        return (50.0, 50.0) if executor is slow else (1.0, 1.0)
+
+    monkeypatch.setattr("app.engine.executors.check._embed_ms", embed_ms)
+    monkeypatch.setattr("app.engine.executors.check.PATIENCE_S", 1000.0)
     found = measure([slow, fast], probe_inputs(backbone)).example_ms
     assert (slow.forwards, fast.forwards) == (3 * 2, 3 * ROUNDS)
     assert set(found["slow"]) == set(found["fast"]) == {1, FEW, backbone.micro_batch_examples("cpu")}
