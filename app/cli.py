@@ -13,6 +13,9 @@ import typer
 if TYPE_CHECKING:
     from app.config import Settings
 
+APP: Final = "app.main:create_app"
+"""By name: what wires everything stands beside the command line, not below it."""
+
 COLLECT: Final = (2_000, 10, 1_000)
 """New containers before the garbage collector looks at them, looks before it looks at those that stayed, and such looks
 before it looks at all. A thousand requests that wait are a hundred thousand objects: to look at all of them stops every
@@ -41,7 +44,7 @@ def serve(
         import uvicorn  # noqa: PLC0415 - `--help` need not wait for torch
 
         settings = _checked({"host": host, "port": port})
-        from app.main import create_app  # noqa: PLC0415
+        create_app = uvicorn.importer.import_from_string(APP)
     uvicorn.run(
         partial(create_app, settings, when_ready=_settle),
         factory=True,
