@@ -3,6 +3,7 @@
 Started by torchrun, they find each other through torch.distributed: NCCL between GPUs, gloo between CPUs.
 """
 
+import gc
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import torch
+import torch.distributed.nn  # before there is a group: its functions hold the group that they find as a default
 from torch import Tensor, distributed
 
 from app.training.errors import BadRecipe
@@ -91,6 +93,9 @@ def connected(device: str) -> Iterator[Ranks]:
     finally:
         if not joined:
             distributed.destroy_process_group()
+            # Only with its last reference does a group of gloo join its threads. One that lets go of a tensor while
+            # the interpreter ends would abort the process; loops of references must not hold it until then.
+            gc.collect()
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -49,12 +49,14 @@ preprocessing = { height = 28, width = 28, channels = 1, resize = "stretch" }
 
 SCRIPT = """
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import distributed
 
 from app.training.build import Blueprint
 from app.training.outer import OuterLoop
@@ -64,7 +66,9 @@ from app.training.sampler import Pool
 from app.training.train_command import Options, main
 
 folder = Path(sys.argv[1])
-with connected("cpu") as ranks:
+
+
+def check(ranks):
     assert ranks.world == 2
     assert ranks.any(ranks.rank == 1, False) == (True, False)
     assert ranks.leaders(f"rank {ranks.rank}") == "rank 0"
@@ -93,6 +97,12 @@ with connected("cpu") as ranks:
         save_file(found, folder / f"diverged-{mode}-{ranks.rank}.safetensors")
     options = Options(str(folder / "tiny.toml"), folder / "data", folder / "two", device="cpu", threads=1)
     assert main(options) == 0
+
+
+with connected("cpu") as ranks:
+    group = weakref.ref(distributed.group.WORLD)
+    check(ranks)
+assert group() is None, "the group's threads outlive it, and may abort the process at its end"
 """
 
 
