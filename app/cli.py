@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from app.core.free_memory import keep_giving_back
+
 if TYPE_CHECKING:
     from app.config import Settings
 
@@ -92,10 +94,14 @@ def _uncollected() -> Iterator[None]:
 
 
 def _settle() -> None:
-    """Spare the garbage collector what was made until now, and what waits; let threads take turns more often."""
+    """Spare the garbage collector what was made until now, and what waits; let threads take turns more often.
+
+    What the start and each rush of requests leave behind goes back to the system.
+    """
     gc.freeze()
     gc.set_threshold(*COLLECT)
     sys.setswitchinterval(SWITCH_S)
+    keep_giving_back()
 
 
 def check_bind(settings: "Settings") -> None:

@@ -25,18 +25,18 @@ H = TypeVar("H", bound=Hashable)
 def plan(groups: Groups, budget: int) -> list[Slice]:
     """Choose the next batch, at most `budget` examples, all of one key; empty when nothing is pending.
 
-    Nothing waits for more to come. Keys take turns, so that no backbone starves another. Within a
-    batch the examples are shared max-min fairly among tasks, then among the works of each: who wants more than its
-    share gets what the others leave. So a large adaptation rides along in slices, a lone predict is in the very
-    next batch, and a task with a hundred requests gets no more than one with ten as long as both wait. A heavy head
-    runs once its cost was handed out like rows, one in a batch with those that can run beside it, so that what is
-    light waits for one at most. The slices come in the order of age.
+    Nothing waits for more to come. Keys take turns, so that no backbone starves another. Within a batch the examples
+    are shared max-min fairly among tasks, then among the works of each: who wants more than its share gets what the
+    others leave, up to `_room`. So a large adaptation rides along in slices, a lone predict is in the very next batch,
+    and a task with a hundred requests gets no more than one with ten as long as both wait. A heavy head runs once its
+    cost was handed out like rows, one in a batch with those that can run beside it, so that what is light waits for
+    one at most. The slices come in the order of age.
     """
     if not groups:
         return []
     tasks = next(iter(groups.values()))
     wishes = {task: _wish(tasks[task], budget) for task in _some(tasks, budget, _oldest_left)}
-    rooms = _max_min_shares(wishes, budget)
+    rooms = _max_min_shares(wishes, _room(wishes, budget))
     shares: dict[Pending, int] = {}
     chosen: list[Pending] = []
     for task in wishes:
@@ -90,6 +90,19 @@ def _wish(works: Iterable[Pending], budget: int) -> int:
         if wish >= budget:
             return budget
     return wish
+
+
+def _room(wishes: Mapping[H, int], budget: int) -> int:
+    """How much of the budget tasks may have together.
+
+    Where not all fits, one of them alone does not fill more than half of it: beyond that, it gets no more than the one
+    that wants most beside it. What the others send meanwhile waits for the whole batch, and not for a loud task's part.
+    """
+    wanted = sum(wishes.values())
+    if wanted <= budget or len(wishes) < 2:
+        return budget
+    *_, next_most, most = sorted(wishes.values())
+    return min(budget, max(wanted - most + next_most, -(-budget // 2)))
 
 
 def _max_min_shares(wishes: Mapping[H, int], budget: int) -> dict[H, int]:
