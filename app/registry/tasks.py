@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,10 +18,18 @@ from app.registry.versions import get_version, insert_version, live_row, version
 ACTIVE_VERSION = (VersionTable.task_id == TaskTable.id) & (VersionTable.number == TaskTable.active_version)
 
 
+_ACTIVE: Final = (
+    select(TaskTable, VersionTable)
+    .join(VersionTable, ACTIVE_VERSION)
+    .where(TaskTable.id == bindparam("task_id"))
+    .execution_options(populate_existing=True)
+)
+"""Made once: to put a statement together takes longer than to run it."""
+
+
 def get_task(session: Session, task_id: str) -> TaskRecord:
     """Read a live task with its active version, in one statement. Raises `TaskNotFound`, `TaskDeleted`."""
-    statement = select(TaskTable, VersionTable).join(VersionTable, ACTIVE_VERSION).where(TaskTable.id == task_id)
-    row = session.execute(statement.execution_options(populate_existing=True)).one_or_none()
+    row = session.execute(_ACTIVE, {"task_id": task_id}).one_or_none()
     if row is None:
         raise TaskNotFound(task_id)
     task, version = row

@@ -1,8 +1,10 @@
 """Reads and writes of a task's versions, inside a transaction that the caller holds."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.orm import Session
 
 from app.registry.blobs import sha256_hex
@@ -48,14 +50,21 @@ def list_versions(session: Session, task_id: str, cursor: str | None, limit: int
     return cut_page("versions", [version_record(row) for row in rows], limit, lambda record: str(record.number))
 
 
+_STATE: Final = (
+    select(VersionTable.state, VersionTable.state_blob)
+    .join(TaskTable, TaskTable.id == VersionTable.task_id)
+    .where(
+        VersionTable.task_id == bindparam("task_id"),
+        VersionTable.number == bindparam("number"),
+        TaskTable.deleted_at.is_(None),
+    )
+)
+"""Made once: to put a statement together takes longer than to run it."""
+
+
 def get_state(session: Session, task_id: str, number: int) -> tuple[bytes | None, str | None]:
     """Read a version's state, or the blob it lies in, in one statement. Raises as `get_version`."""
-    statement = (
-        select(VersionTable.state, VersionTable.state_blob)
-        .join(TaskTable, TaskTable.id == VersionTable.task_id)
-        .where(VersionTable.task_id == task_id, VersionTable.number == number, TaskTable.deleted_at.is_(None))
-    )
-    row = session.execute(statement).one_or_none()
+    row = session.execute(_STATE, {"task_id": task_id, "number": number}).one_or_none()
     if row is None:
         live_row(session, task_id)
         raise VersionNotFound(task_id, number)
@@ -66,7 +75,10 @@ def insert_version(session: Session, task_id: str, number: int, version: NewVers
     """Write a version with its new examples and its membership. Raises `ValueError` as `_count_shots`."""
     members = sorted(set(version.example_ids))
     _insert_examples(session, task_id, version, now)
-    shots = _count_shots(session, task_id, members, version.labels)
+    label_of = {example.id: example.label for example in version.new_examples}
+    if not label_of.keys() >= set(members):
+        label_of = _stored_labels(session, task_id)
+    shots = _count_shots(label_of, members, version.labels)
     inline = len(version.state) <= INLINE_STATE_BYTES
     row = VersionTable(
         task_id=task_id,
@@ -138,10 +150,14 @@ def _insert_examples(session: Session, task_id: str, version: NewVersion, now: d
     insert_missing(session, ExampleTable, rows)
 
 
-def _count_shots(session: Session, task_id: str, members: list[str], labels: tuple[str, ...]) -> dict[str, int]:
-    """Examples by label, sorted by label. Raises `ValueError` where members and labels don't fit together."""
+def _stored_labels(session: Session, task_id: str) -> dict[str, str]:
+    """The label of each of a task's examples."""
     statement = select(ExampleTable.id, ExampleTable.label).where(ExampleTable.task_id == task_id)
-    label_of = dict(session.execute(statement).all())
+    return dict(session.execute(statement).all())
+
+
+def _count_shots(label_of: Mapping[str, str], members: list[str], labels: tuple[str, ...]) -> dict[str, int]:
+    """Examples by label, sorted by label. Raises `ValueError` where members and labels don't fit together."""
     shots = dict.fromkeys(labels, 0)
     for member in members:
         if member not in label_of or label_of[member] not in shots:
