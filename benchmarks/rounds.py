@@ -21,7 +21,7 @@ class Scope:
     """Stored, for the cache."""
     distinct: int = 1_000
     """Tasks that are loaded side by side."""
-    overload_s: float = 60.0
+    overload_seconds: float = 60.0
     clients: int = 32
 
 

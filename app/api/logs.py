@@ -23,7 +23,6 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
     Our own lines are written straight away: by way of the standard library each took four times as long.
     """
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         _with_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,

@@ -38,7 +38,7 @@ def measure(scope: Scope) -> list[Row]:
         for number in range(scope.rounds):
             peaks.append(under_load(generator, server, scope, content_type, [task], seed=number).rate())
             stream = Stream([predict_path(task)], rate=TIMES * peaks[-1])
-            plan = Plan(server.port, content_type, [stream], scope.overload_s, grace_s=1.0, seed=number)
+            plan = Plan(server.port, content_type, [stream], scope.overload_seconds, grace_s=1.0, seed=number)
             with MemoryWatch(server.pid) as watch:
                 found.append(generator.run(plan))
             memory.append((watch.samples[0][1], watch.most(1 / 3, 2 / 3), watch.most(2 / 3, 1)))

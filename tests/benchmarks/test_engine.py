@@ -21,7 +21,7 @@ from benchmarks.rounds import Scope, median_row, ratios
 from benchmarks.setting_up import GLYPH, VECTOR, settings, vector_bodies, vector_task
 from benchmarks.table import Row
 
-TINY = Scope(rounds=1, seconds=0.3, tasks=120, distinct=4, overload_s=0.5, clients=4)
+TINY = Scope(rounds=1, seconds=0.3, tasks=120, distinct=4, overload_seconds=0.5, clients=4)
 
 
 def answers(count: int, p99_ms: float, retry_after: int = 0) -> Answers:
@@ -45,7 +45,7 @@ def test_every_row_has_a_name_on_the_command_line() -> None:
 def test_the_title_says_what_was_cut_short() -> None:
     assert "FIRST LOOK" not in engine.title(Scope())
 
-    title = engine.title(Scope(rounds=2, overload_s=10.0))
+    title = engine.title(Scope(rounds=2, overload_seconds=10.0))
 
     assert "A FIRST LOOK: rounds 2 in place of 5, seconds of overload 10 in place of 60." in title
 
