@@ -59,7 +59,7 @@ def problem_fields(error: ImprintError, instance: str, request_id: str) -> dict[
 
 def problem(request: Request, error: ImprintError, headers: dict[str, str] | None = None) -> Response:
     """The response that tells of an error."""
-    fields = problem_fields(error, request.url.path, request_id_of(request))
+    fields = problem_fields(error, request.scope["path"], request_id_of(request))
     sent = dict(headers or {})
     if error.retry_after_s is not None:
         sent["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
