@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 Modality = Literal["image", "text", "vector"]
@@ -32,9 +32,22 @@ class Backbone(nn.Module, ABC):
     Inputs (n, tasks * channels, ...) then hold those of the first task first, and so does the output (n, tasks * dim).
     """
 
+    longest: int | None = None
+    """How far an example may reach along an axis of any size; more is a `ValueError`, whatever runs the network."""
+    packs: ClassVar[bool] = False
+    """Whether `packed` embeds inputs without computing their padding; they have one axis, and `pads` holds."""
+
     @abstractmethod
     def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n dim"]:
         """Embed `n` inputs. Row `i` depends on input `i` alone in evaluation mode."""
+
+    def packed(self, inputs: Int64[Tensor, "n tokens"], places: Int64[Tensor, " m"]) -> Float[Tensor, "n dim"]:
+        """Embed as `forward` does in evaluation mode, computing no padding but where the rows' positions mix.
+
+        `places` says where anything but 0 stands in the inputs, flattened, in this order; where nothing does, it is
+        the first place alone. Only who `packs` is asked.
+        """
+        raise NotImplementedError
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over trained weights: these very tensors, without a copy. They are in the network's type.

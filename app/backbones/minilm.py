@@ -1,8 +1,9 @@
 """MiniLM: texts, as token ids, to sentence embeddings of 384 numbers and length 1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from functools import partial
+from typing import ClassVar, Final, TypeAlias, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,6 +13,12 @@ from app.backbones._base import Backbone, Modality
 
 PADDING: Final = 0
 NORM_EPS: Final = 1e-12
+FAR_BELOW: Final = -1e9
+"""Added to the score of padding: softmax makes 0 of it."""
+
+Attend: TypeAlias = Callable[[Tensor, int], Tensor]
+"""Mixes the tokens of each text: from query, key and value side by side, and the number of heads."""
+
 # Of the published weights: a classifier of sentence pairs and a counter, which no embedding needs.
 _UNUSED: Final = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
 
@@ -42,11 +49,13 @@ class MiniLM(Backbone):
 
     modality: ClassVar[Modality] = "text"
     pads: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.input_shape = (None,)
         self.dim: int = settings.dim
+        self.longest: int = settings.positions
         self.words = nn.Embedding(settings.vocabulary, settings.dim)
         self.positions = nn.Embedding(settings.positions, settings.dim)
         self.segment = nn.Parameter(torch.zeros(settings.dim))
@@ -56,17 +65,30 @@ class MiniLM(Backbone):
     def forward(self, inputs: Int64[Tensor, "n tokens"]) -> Float[Tensor, "n dim"]:
         """Embed texts. Padding changes nothing; each row depends on its own text alone."""
         tokens = inputs.shape[1]
-        if tokens > self.positions.num_embeddings:
-            raise ValueError(f"{tokens} tokens are more than the {self.positions.num_embeddings} positions")
+        self._check(inputs)
         real = inputs != PADDING
         # A row without any token attends to its padding: over nothing, softmax would be NaN.
         attended = real | ~real.any(1, keepdim=True)
         hidden: Tensor = self.norm(self.words(inputs) + self.positions.weight[:tokens] + self.segment)
         for layer in self.layers:
-            hidden = layer(hidden, attended)
-        total = hidden.mul(real[:, :, None]).sum(1)
-        # The mean and the sum have one direction, and only that is left.
-        return nn.functional.normalize(total, dim=1)
+            hidden = layer(hidden, partial(_attend, attended=attended))
+        return _mean_direction(hidden, real)
+
+    def packed(self, inputs: Int64[Tensor, "n tokens"], places: Int64[Tensor, " m"]) -> Float[Tensor, "n dim"]:
+        """Embed texts one after the other: padding is computed in attention alone, where each text is a row again."""
+        tokens = inputs.shape[1]
+        self._check(inputs)
+        rows = _Rows(inputs != PADDING, places)
+        words, positions = self.words(inputs.flatten()[places]), self.positions(places % tokens)
+        hidden: Tensor = self.norm(words + positions + self.segment)
+        for layer in self.layers:
+            hidden = layer(hidden, rows.attend)
+        return _mean_direction(rows.spread(hidden), rows.real)
+
+    def _check(self, inputs: Int64[Tensor, "n tokens"]) -> None:
+        tokens = inputs.shape[1]
+        if tokens > self.longest:
+            raise ValueError(f"{tokens} tokens are more than the {self.longest} positions")
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over weights under this network's names, or under those of a published BERT encoder."""
@@ -92,23 +114,58 @@ class _Layer(nn.Module):
         self.narrow = nn.Linear(settings.hidden, settings.dim)
         self.norm = nn.LayerNorm(settings.dim, eps=NORM_EPS)
 
-    def forward(
-        self, hidden: Float[Tensor, "n tokens dim"], attended: Bool[Tensor, "n tokens"]
-    ) -> Float[Tensor, "n tokens dim"]:
-        mixed = self.attention_out(self._attend(hidden, attended))
+    def forward(self, hidden: Float[Tensor, "*places dim"], attend: Attend) -> Float[Tensor, "*places dim"]:
+        mixed = self.attention_out(attend(self.attention_in(hidden), self.heads))
         hidden = self.attention_norm(hidden + mixed)
         out: Tensor = self.norm(hidden + self.narrow(nn.functional.gelu(self.wide(hidden))))
         return out
 
-    def _attend(
-        self, hidden: Float[Tensor, "n tokens dim"], attended: Bool[Tensor, "n tokens"]
-    ) -> Float[Tensor, "n tokens dim"]:
-        n, tokens, dim = hidden.shape
-        split = self.attention_in(hidden).view(n, tokens, 3, self.heads, dim // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        mask = attended[:, None, None, :]
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return mixed.transpose(1, 2).reshape(n, tokens, dim)
+
+def _attend(
+    joined: Float[Tensor, "n tokens three_dim"], heads: int, attended: Bool[Tensor, "n tokens"]
+) -> Float[Tensor, "n tokens dim"]:
+    n, tokens, three_dim = joined.shape
+    query, key, value = joined.view(n, tokens, 3, heads, three_dim // 3 // heads).permute(2, 0, 3, 1, 4)
+    mask = attended[:, None, None, :]
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value, mask)
+    return mixed.transpose(1, 2).reshape(n, tokens, three_dim // 3)
+
+
+@final
+class _Rows:
+    """Where the tokens of texts that lie one after the other belong: a row a text, with its padding."""
+
+    def __init__(self, real: Bool[Tensor, "n tokens"], places: Int64[Tensor, " m"]) -> None:
+        self.real = real
+        self._places = places
+        # Padding takes what stands before it, which nobody will look at.
+        self._sources = (real.flatten().long().cumsum(0) - 1).clamp(min=0)
+        self._mask = torch.where(real, 0.0, FAR_BELOW)[:, None, None, :]
+
+    def spread(self, packed: Float[Tensor, "m size"]) -> Float[Tensor, "n tokens size"]:
+        spread: Tensor = packed[self._sources]
+        return spread.view(*self.real.shape, -1)
+
+    def attend(self, joined: Float[Tensor, "m three_dim"], heads: int) -> Float[Tensor, "m dim"]:
+        n, tokens = self.real.shape
+        query, key, value = (
+            self.spread(one).view(n, tokens, heads, -1).transpose(1, 2) for one in joined.chunk(3, dim=1)
+        )
+        # Torch's own is faster in torch, but exports to more steps than it has.
+        mix = _in_steps if torch.onnx.is_in_onnx_export() else nn.functional.scaled_dot_product_attention
+        mixed = mix(query, key, value, self._mask).transpose(1, 2)
+        return mixed.reshape(n * tokens, -1)[self._places]
+
+
+def _in_steps(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of each token to those of its text; the mask is added to the scores."""
+    scale: float = query.shape[-1] ** -0.5
+    return ((query * scale) @ key.transpose(-2, -1) + mask).softmax(-1) @ value
+
+
+def _mean_direction(hidden: Float[Tensor, "n tokens dim"], real: Bool[Tensor, "n tokens"]) -> Float[Tensor, "n dim"]:
+    """The mean over the tokens, scaled to length 1. The sum has its direction, and only that is left."""
+    return nn.functional.normalize(hidden.mul(real[:, :, None]).sum(1), dim=1)
 
 
 def _from_bert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

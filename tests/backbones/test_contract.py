@@ -78,6 +78,19 @@ def test_a_row_of_padding_is_no_nan_and_harms_no_other_row(padding_checkpoint: C
     assert_close(embeddings[1:], padding_checkpoint.backbone(inputs))
 
 
+def test_packed_it_embeds_as_padded(padding_checkpoint: Checkpoint) -> None:
+    backbone = padding_checkpoint.backbone
+    assert backbone.packs
+    inputs = probe_inputs(backbone)
+    holed = inputs.clone()
+    holed[:, 1::3] = 0
+    empty = torch.zeros_like(inputs)
+    for rows in (inputs, inputs[:1, :2], inputs[2:3], holed, torch.cat([empty[:2], holed, empty[:1], inputs])):
+        places = rows.flatten().nonzero().squeeze(1)
+        assert_close(backbone.packed(rows, places), backbone(rows))
+    assert not backbone.packed(empty, torch.tensor([0])).any()
+
+
 def test_dim_is_that_of_the_card(checkpoint: Checkpoint) -> None:
     inputs = probe_inputs(checkpoint.backbone)
     embeddings = checkpoint.backbone(inputs)

@@ -65,6 +65,8 @@ def test_a_row_of_padding_embeds_as_zeros() -> None:
 def test_more_tokens_than_positions_are_refused() -> None:
     with pytest.raises(ValueError, match="17 tokens are more than the 16 positions"):
         build("minilm", TINY)(torch.ones(1, 17, dtype=torch.int64))
+    with pytest.raises(ValueError, match="17 tokens are more than the 16 positions"):
+        build("minilm", TINY).packed(torch.ones(1, 17, dtype=torch.int64), torch.arange(17))
 
 
 def test_the_package_of_the_weights_is_not_imported(load_checkpoint: Callable[[str], Checkpoint]) -> None:

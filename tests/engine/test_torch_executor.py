@@ -135,9 +135,13 @@ def test_micro_batches_hold_every_row_once_and_keep_their_bounds(
         assert len(chosen) == 1 or len(chosen) * longest <= tokens
 
 
-def positions(lengths: list[int], sizes: list[int], start: int) -> int:
+def cost(lengths: list[int], sizes: list[int], start: int, packed: bool) -> float:
     ordered = iter(sorted(lengths))
-    return sum(start + size * [next(ordered) for _ in range(size)][-1] for size in sizes)
+    longest = [[next(ordered) for _ in range(size)][-1] for size in sizes]
+    if packed:
+        grids = [size * most * (0.125 + most * 0.00125) for size, most in zip(sizes, longest, strict=True)]
+        return sum(lengths) + sum(start + grid for grid in grids)
+    return sum(start + size * most for size, most in zip(sizes, longest, strict=True))
 
 
 def all_cuts(rows: int) -> list[list[int]]:
@@ -145,10 +149,11 @@ def all_cuts(rows: int) -> list[list[int]]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 40))
-def test_no_other_way_to_cut_texts_into_forwards_is_cheaper(lengths: list[int], start: int) -> None:
-    _, sizes = micro_batches(torch.tensor(lengths)[:, None], 32, 10_000, start)
-    assert positions(lengths, sizes, start) == min(positions(lengths, cut, start) for cut in all_cuts(len(lengths)))
+@given(st.lists(st.integers(1, 30) | st.integers(31, 300), min_size=1, max_size=9), st.integers(0, 40), st.booleans())
+def test_no_other_way_to_cut_texts_into_forwards_is_cheaper(lengths: list[int], start: int, packed: bool) -> None:
+    _, sizes = micro_batches(torch.tensor(lengths)[:, None], 32, 10_000, start, packed)
+    least = min(cost(lengths, cut, start, packed) for cut in all_cuts(len(lengths)))
+    assert cost(lengths, sizes, start, packed) == pytest.approx(least)
 
 
 def test_the_device_is_named_or_found() -> None:

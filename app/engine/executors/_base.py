@@ -5,21 +5,21 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from app.backbones._base import Backbone
 from app.core.episode import Features
 from app.engine.copies import to_device
 from app.engine.errors import DeviceMemoryFull
-from app.engine.executors._rows import cat_padded, join, lengths_of, micro_batches, trimmed
+from app.engine.executors._rows import cat_padded, join, lengths_of, micro_batches, places_of, trimmed
 
 TOKENS = {"cpu": 2_048, "cuda": 65_536}
 """Padded positions of one forward. More buys no speed, but padding and memory."""
 
 START_TOKENS = {"cpu": 24, "cuda": 4_096}
 """Positions whose computation takes as long as a forward takes to begin. Seen on a CPU: 23 to 40, whatever runs it, and
-little depends on it (decision record 13); estimated on CUDA."""
+little depends on it (decision records 13 and 16); estimated on CUDA."""
 
 _NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "std::bad_alloc")
 """What torch, ONNX Runtime and any C++ say; on a CPU none of them has an exception type of its own."""
@@ -41,7 +41,8 @@ class Executor(ABC):
     """Runs one frozen backbone on one device, in float32. Only the device thread calls it.
 
     Rows of mixed lengths are sorted by length and trimmed, so that short ones are not computed at the
-    length of the longest. uint8 images travel as they are. When memory runs out the micro-batch is
+    length of the longest; on a CPU, a backbone that can gets them packed, so that next to no padding is
+    computed at all. uint8 images travel as they are. When memory runs out the micro-batch is
     halved and tried again; it grows back by one example with every forward that succeeds.
     """
 
@@ -66,6 +67,13 @@ class Executor(ABC):
         self._start_tokens = START_TOKENS.get(device.type, START_TOKENS["cuda"])
         padded = [axis for axis, size in enumerate(backbone.input_shape, start=1) if size is None]
         self._padded_axes = padded if backbone.pads else []
+        self._longest = backbone.longest
+        self._can_pack = backbone.packs
+
+    @property
+    def packs(self) -> bool:
+        """Are rows packed? On CUDA, where padding is computed beside the rest, what it gains was not measured."""
+        return self._can_pack and self.device.type == "cpu"
 
     def no_features(self, inputs: Tensor) -> Features:
         """What a head gets for a work without rows: shape (0, dim)."""
@@ -78,14 +86,18 @@ class Executor(ABC):
 
         The parts agree in type and in the sizes of all axes that are not padded. There are as few forwards as the
         micro-batch allows; `beat` is called between them, and what it raises goes through. The features are on the
-        device, float32. Raises: `DeviceMemoryFull`, and what the backbone raises.
+        device, float32. Raises: `DeviceMemoryFull`, `ValueError` for an input that is too long, and what the backbone
+        raises.
         """
         axes = self._padded_axes
         if not axes:
             return join([self._embed_rows(some, beat) for some in torch.split(join(parts), self._examples)])
         rows = cat_padded(parts, axes)
         lengths = lengths_of(rows, axes)
-        order, sizes = micro_batches(lengths, self._examples, self._tokens, self._start_tokens)
+        if self._longest is not None and int(lengths.max()) > self._longest:
+            # Asked by us: a library may answer with what it answered last.
+            raise ValueError(f"an input of {int(lengths.max())} positions is longer than {self._longest}")
+        order, sizes = micro_batches(lengths, self._examples, self._tokens, self._start_tokens, self.packs)
         pieces = [self._embed_rows(trimmed(rows, axes, lengths, some), beat) for some in torch.split(order, sizes)]
         features = join(pieces)
         if len(sizes) == 1 and torch.equal(order, torch.arange(len(rows))):
@@ -96,7 +108,7 @@ class Executor(ABC):
         beat()
         self.forwards += 1
         try:
-            features = self._forward(rows)
+            features = self._forward(rows, places_of(rows) if self.packs else None)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -114,8 +126,8 @@ class Executor(ABC):
         return torch.cat([self._embed_rows(some, beat) for some in torch.split(rows, half)])
 
     @abstractmethod
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
-        """Embed so many rows at once."""
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
+        """Embed so many rows at once; where they are packed, what stands at the places and no more."""
 
     def _free_memory(self) -> None:  # noqa: B027 - most have nothing to give back
         """Give cached memory back to the device, for the next try."""

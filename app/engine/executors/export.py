@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from app import backbones
 from app.backbones._base import Backbone
 from app.checkpoints.golden import probe_inputs
 from app.checkpoints.load import file_sha256
 from app.core.episode import Features
-from app.engine.executors.torch_executor import TorchExecutor
+from app.engine.executors._rows import places_of
 
 _logger = logging.getLogger(__name__)
 
@@ -30,6 +30,18 @@ _ONNX_SHA256: Final = "onnx_sha256"
 
 _EXPORTING: Final = Lock()
 """The exporter keeps its state in globals: one at a time."""
+
+
+@final
+class _Packed(nn.Module):
+    """A backbone's other way to embed, as the exporter wants it: as the one way."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: Tensor, places: Tensor) -> Features:
+        return self.backbone.packed(inputs, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +71,8 @@ def exported(backbone: Backbone, sha256: str, folder: Path) -> Exported:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as scratch:
         fresh, fresh_reference = Path(scratch) / path.name, Path(scratch) / reference_path.name
         _export(backbone, fresh)
-        reference = TorchExecutor(backbone, torch.device("cpu")).embed([probe_inputs(backbone)])
+        with torch.no_grad():
+            reference: Features = backbone(probe_inputs(backbone))
         save_file({_REFERENCE: reference}, fresh_reference, metadata={_ONNX_SHA256: file_sha256(fresh)})
         for old in folder.glob(f"{sha256}-*"):
             if not old.name.startswith(stem(sha256)):
@@ -87,7 +100,10 @@ def _read(path: Path, reference_path: Path) -> Exported | None:
 
 
 def _export(backbone: Backbone, path: Path) -> None:
-    inputs = probe_inputs(backbone)
+    rows = probe_inputs(backbone)
+    network, inputs = (_Packed(backbone), (rows, places_of(rows))) if backbone.packs else (backbone, (rows,))
+    # All of it, the wrapper too: the exporter leaves a network as it found it.
+    network.eval()
     axes = {0: "n"}
     if backbone.pads:
         axes |= {axis: f"size_{axis}" for axis, size in enumerate(backbone.input_shape, start=1) if size is None}
@@ -96,14 +112,14 @@ def _export(backbone: Backbone, path: Path) -> None:
         warnings.simplefilter("ignore")
         # The exporter by tracing: the newer one takes ten times as long, and two more packages (decision record 10).
         torch.onnx.export(
-            backbone,
-            (inputs,),
+            network,
+            inputs,
             str(path),
             dynamo=False,
             opset_version=OPSET,
-            input_names=["inputs"],
+            input_names=["inputs", "places"][: len(inputs)],
             output_names=["embeddings"],
-            dynamic_axes={"inputs": axes, "embeddings": {0: "n"}},
+            dynamic_axes={"inputs": axes, "places": {0: "m"}, "embeddings": {0: "n"}},
         )
 
 

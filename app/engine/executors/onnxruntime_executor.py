@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from app.backbones._base import Backbone
@@ -31,10 +31,12 @@ class OnnxRuntimeExecutor(Executor):
         # As OpenMP's threads (decision record 7): a thread that spins for others keeps a core from decoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = runtime.InferenceSession(str(exported), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._names = [one.name for one in self._session.get_inputs()]
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
-        return torch.from_numpy(self._session.run(None, {self._input: rows.numpy()})[0])
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
+        inputs = [rows.numpy()] if places is None else [rows.numpy(), places.numpy()]
+        named = dict(zip(self._names, inputs, strict=True))
+        return torch.from_numpy(self._session.run(None, named)[0])
 
 
 def _library() -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from app.backbones._base import Backbone
@@ -49,10 +49,11 @@ class OpenVinoExecutor(Executor):
         # The model reads its weights from there and holds no reference itself.
         self._memory = memory
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
         # Held until it is computed: the library shares the memory and would not keep it.
-        held = rows.contiguous().numpy()
-        self._request.set_input_tensor(self._library.Tensor(held, shared_memory=True))
+        held = [one.contiguous().numpy() for one in (rows, places) if one is not None]
+        for index, one in enumerate(held):
+            self._request.set_input_tensor(index, self._library.Tensor(one, shared_memory=True))
         self._request.infer()
         # The next forward writes to the same memory.
         return torch.from_numpy(self._request.get_output_tensor().data.copy())

@@ -3,7 +3,7 @@
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from app.backbones._base import Backbone
@@ -22,7 +22,10 @@ class TorchExecutor(Executor):
         super().__init__(backbone, device, micro_batch_tokens)
         self.backbone = backbone.to(device).eval()
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
+        # Without padding there is nothing to gain.
+        if places is not None and len(places) < rows.numel():
+            return self.backbone.packed(rows, places)
         if self.device.type == "cuda":
             rows = rows.pin_memory()  # so that the copy needs nobody
         features: Features = self.backbone(to_device(rows, self.device))

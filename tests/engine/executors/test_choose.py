@@ -160,7 +160,7 @@ class Slow(Executor):
 
     name = "slow"
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Tensor | None = None) -> Features:
         return rows
 
 
@@ -170,7 +170,7 @@ class Fast(Executor):
 
     name = "fast"
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Tensor | None = None) -> Features:
         return rows
 
 

@@ -111,7 +111,8 @@ class Scarce(Executor):
         self.error, self.room = error, room
         self.sizes: list[int] = []
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."]) -> Features:
+    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Tensor | None = None) -> Features:
+        assert places is None
         self.sizes.append(len(rows))
         if len(rows) > self.room:
             raise self.error
