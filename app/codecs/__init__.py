@@ -1,6 +1,6 @@
 """Bytes to tensors on the CPU: images, texts, vectors, labelled examples and the zips they come in."""
 
-from app.codecs._base import Codec, DecodedInput, RawInput, decode_inputs
+from app.codecs._base import Codec, DecodedInput, Gathered, RawInput, decode_inputs
 from app.codecs.archive import read_archive
 from app.codecs.choose import codec_for
 from app.codecs.pointer import pointer
@@ -9,6 +9,8 @@ from app.codecs.support import (
     ParsedSupport,
     RawExample,
     check_counts,
+    check_labels,
+    check_whole,
     decode_examples,
     example_id,
     normalise_label,
@@ -21,10 +23,13 @@ __all__ = [
     "Codec",
     "DecodedExample",
     "DecodedInput",
+    "Gathered",
     "ParsedSupport",
     "RawExample",
     "RawInput",
     "check_counts",
+    "check_labels",
+    "check_whole",
     "codec_for",
     "decode_examples",
     "decode_inputs",

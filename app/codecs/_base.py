@@ -2,9 +2,9 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, NoReturn
+from typing import ClassVar, Final, Literal, NoReturn, final
 
 import numpy as np
 import torch
@@ -74,6 +74,8 @@ class Codec(ABC):
     """
 
     modality: ClassVar[Modality]
+    inputs_a_piece: ClassVar[int] = 256
+    """So many inputs of one request are a piece of work for a thread, which others may have to wait for."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -132,19 +134,36 @@ def decode_all(codec: Codec, raws: Sequence[RawInput]) -> list[DecodedInput]:
     """`decode_inputs` without the limit on their number."""
     if len(raws) == 1:
         return [codec.decode(raws[0])]
-    inputs: list[DecodedInput] = []
-    errors: list[ImprintError] = []
-    for result in codec.decode_many(raws):
-        if isinstance(result, DecodedInput):
-            inputs.append(result)
-        elif not errors or _family(result) is _family(errors[0]):
-            errors.append(result)
-            if len(errors) == MOST_FAULTS:
-                break
-    if errors:
-        raise together(errors)
-    codec.check_together(raws, inputs)
-    return inputs
+    gathered = Gathered()
+    gathered.take(codec.decode_many(raws))
+    return gathered.all_of(codec, raws)
+
+
+@final
+class Gathered:
+    """The results of one request's inputs, taken in order."""
+
+    def __init__(self) -> None:
+        self._inputs: list[DecodedInput] = []
+        self._errors: list[ImprintError] = []
+
+    def take(self, results: Iterable[DecodedInput | ImprintError]) -> bool:
+        """Take the next ones. Are more wanted? Not where an answer would list no more faults."""
+        for result in results:
+            if isinstance(result, DecodedInput):
+                self._inputs.append(result)
+            elif not self._errors or _family(result) is _family(self._errors[0]):
+                self._errors.append(result)
+                if len(self._errors) == MOST_FAULTS:
+                    return False
+        return True
+
+    def all_of(self, codec: Codec, raws: Sequence[RawInput]) -> list[DecodedInput]:
+        """The decoded inputs of all `raws`. Raises: what `decode_inputs` raises of bad ones."""
+        if self._errors:
+            raise together(self._errors)
+        codec.check_together(raws, self._inputs)
+        return self._inputs
 
 
 def together(errors: Sequence[ImprintError]) -> ImprintError:

@@ -73,6 +73,7 @@ class ImageCodec(Codec):
     """
 
     modality: ClassVar[Modality] = "image"
+    inputs_a_piece: ClassVar[int] = 4
 
     def __init__(self, preprocessing: Mapping[str, object], limits: Limits) -> None:
         super().__init__(limits)

@@ -81,25 +81,46 @@ def normalise_label(label: str, limits: Limits, pointer: str) -> str:
     return normal
 
 
-def decode_examples(codec: Codec, raws: Sequence[RawExample], limits: Limits) -> list[DecodedExample]:
+def check_labels(raws: Sequence[RawExample], limits: Limits) -> list[str]:
+    """The normalised label of each example; counts are checked, and nothing is decoded.
+
+    Raises: `TooManyExamples`, `TooManyLabels`, label errors.
+    """
+    check_counts(len(raws), len({example.label for example in raws}), limits)
+    return _normalised(raws, limits)
+
+
+def check_whole(raws: Sequence[RawExample], limits: Limits) -> list[str]:
+    """`check_labels` of examples that are to be a support set by themselves. Raises: `TooFewLabels` too."""
+    labels = check_labels(raws, limits)
+    way = len(set(labels))
+    if way < 2:
+        raise TooFewLabels(way=way, pointer=_SUPPORT)
+    return labels
+
+
+def decode_examples(
+    codec: Codec, raws: Sequence[RawExample], limits: Limits, inputs: Sequence[DecodedInput] | None = None
+) -> list[DecodedExample]:
     """Decode labelled inputs; exact repetitions (same label, same content) collapse to one.
 
-    Sorted by (sha256, label), so that the order in which examples came changes nothing.
-    Raises: `TooManyExamples`, `TooManyLabels`, label errors, and what `decode_inputs` raises.
+    Sorted by (sha256, label), so that the order in which examples came changes nothing. `inputs` are those of the
+    examples where they are decoded already.
+    Raises: what `check_labels` raises, before anything is decoded, and what `decode_inputs` raises.
     """
-    return _decode(codec, raws, _checked_labels(raws, limits))
+    return _decoded(codec, raws, check_labels(raws, limits), inputs)
 
 
-def parse_support(codec: Codec, raws: Sequence[RawExample], limits: Limits) -> ParsedSupport:
-    """Make a support set of labelled inputs.
+def parse_support(
+    codec: Codec, raws: Sequence[RawExample], limits: Limits, inputs: Sequence[DecodedInput] | None = None
+) -> ParsedSupport:
+    """Make a support set of labelled inputs, which may be decoded already.
 
-    Raises: `TooFewLabels` before anything is decoded, and what `decode_examples` raises.
+    Raises: what `check_whole` raises, before anything is decoded, and what `decode_examples` raises.
     """
-    normal = _checked_labels(raws, limits)
+    normal = check_whole(raws, limits)
     labels = tuple(sorted(set(normal)))
-    if len(labels) < 2:
-        raise TooFewLabels(way=len(labels), pointer=_SUPPORT)
-    examples = tuple(_decode(codec, raws, normal))
+    examples = tuple(_decoded(codec, raws, normal, inputs))
     index = {label: at for at, label in enumerate(labels)}
     support = Support(
         inputs=codec.stack([example.input.tensor for example in examples]),
@@ -117,16 +138,13 @@ def parse_support(codec: Codec, raws: Sequence[RawExample], limits: Limits) -> P
     )
 
 
-def _decode(codec: Codec, raws: Sequence[RawExample], labels: Sequence[str]) -> list[DecodedExample]:
-    inputs = decode_all(codec, [example.raw for example in raws])
+def _decoded(
+    codec: Codec, raws: Sequence[RawExample], labels: Sequence[str], inputs: Sequence[DecodedInput] | None
+) -> list[DecodedExample]:
+    if inputs is None:
+        inputs = decode_all(codec, [example.raw for example in raws])
     unique = {(item.sha256, label): item for item, label in zip(inputs, labels, strict=True)}
     return [DecodedExample(label, unique[sha256, label], example_id(label, sha256)) for sha256, label in sorted(unique)]
-
-
-def _checked_labels(raws: Sequence[RawExample], limits: Limits) -> list[str]:
-    """The normalised label of each example; counts are checked before anything is decoded."""
-    check_counts(len(raws), len({example.label for example in raws}), limits)
-    return _normalised(raws, limits)
 
 
 def check_counts(examples: int, way: int, limits: Limits) -> None:

@@ -23,11 +23,12 @@ from app.services.admission import Admission
 from app.services.answers import Prediction, read_off
 from app.services.builder import AnyLearner
 from app.services.call import Call
-from app.services.catalogue import Candidate, Catalogue, Kit
+from app.services.catalogue import Catalogue, Kit
 from app.services.directory import Directory
 from app.services.embedding_cache import EmbeddingCache
 from app.services.heads import Adapted
-from app.services.support_sets import SupportSet, check_adaptable, fresh
+from app.services.pieces import fresh_in_pieces
+from app.services.support_sets import SupportSet, check_adaptable
 from app.services.tensors import load_state
 from app.services.workers import Workers
 from app.services.works import classifying, scoring
@@ -150,13 +151,10 @@ class PredictService:
         *,
         top_k: int,
     ) -> Classified:
-        def prepare() -> tuple[list[Candidate], SupportSet]:
-            candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
-            support = fresh(kit.codec, support_raws, self._limits)
-            return self._catalogue.fitting(kit, candidates, len(support.labels)), support
-
+        choosable = partial(self._catalogue.candidates, kit, recipe.learner, recipe.learner_settings)
         with call.timing.measure("decode_s"):
-            candidates, support = await self._workers.decode_for(None, prepare)
+            asked, support = await fresh_in_pieces(self._workers, kit.codec, support_raws, self._limits, choosable)
+        candidates = self._catalogue.fitting(kit, asked, len(support.labels))
         check_scores(len(raws) * min(top_k, len(support.labels)), self._limits, "/top_k")
         dim = support.inputs.shape[1] if kit.checkpoint.card.dim is None else None
         heavy = any(one.adapts_weights for one in candidates)

@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from app.codecs import Codec, DecodedExample, RawExample, RawInput, check_counts, decode_examples, parse_support
+from app.codecs import (
+    Codec,
+    DecodedExample,
+    DecodedInput,
+    RawExample,
+    RawInput,
+    check_counts,
+    decode_examples,
+    parse_support,
+)
 from app.core.errors import Conflict, TooFewLabels, TooLarge
 from app.core.limits import Limits
 from app.registry.records import ExampleFeatures, NewExample
@@ -104,14 +113,16 @@ class SupportSet:
         return [{"code": code, "detail": detail} for cause, code, detail in found if cause]
 
 
-def fresh(codec: Codec, raws: Sequence[RawExample], limits: Limits) -> SupportSet:
-    """The set of a new task. Raises what `parse_support` raises."""
-    parsed = parse_support(codec, raws, limits)
+def fresh(
+    codec: Codec, raws: Sequence[RawExample], limits: Limits, inputs: Sequence[DecodedInput] | None = None
+) -> SupportSet:
+    """The set of a new task, whose inputs may be decoded already. Raises what `parse_support` raises."""
+    parsed = parse_support(codec, raws, limits, inputs)
     members = tuple(
         Membership(one.example_id, one.label, one.input.sha256, row) for row, one in enumerate(parsed.examples)
     )
-    inputs = parsed.support.inputs
-    return SupportSet(members, parsed.examples, inputs, None, parsed.truncated, parsed.duplicates, inputs)
+    rows = parsed.support.inputs
+    return SupportSet(members, parsed.examples, rows, None, parsed.truncated, parsed.duplicates, rows)
 
 
 def extended(
@@ -120,13 +131,14 @@ def extended(
     raws: Sequence[RawExample],
     limits: Limits,
     read: ReadInputs | None = None,
+    inputs: Sequence[DecodedInput] | None = None,
 ) -> SupportSet:
-    """A version's examples with others added; those already there are not taken twice.
+    """A version's examples with others added, which may be decoded already; those already there are not taken twice.
 
     `read` gets the stored inputs of the known ones, for a learner that needs them. Raises: what `decode_examples`
     raises, `TooManyExamples`, `TooManyLabels`.
     """
-    added = decode_examples(codec, raws, limits)
+    added = decode_examples(codec, raws, limits, inputs)
     present = {one.id for one in known}
     new = [one for one in added if one.example_id not in present]
     labels = {one.label for one in known} | {one.label for one in new}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
-from app.codecs import RawExample, normalise_label
+from app.codecs import RawExample, check_labels, normalise_label
 from app.core.errors import Invalid, NotFound, PreconditionFailed
 from app.core.limits import Limits
 from app.registry.records import ExampleFeatures, ExampleRecord, NewTask, Page, TaskRecord, VersionRecord
@@ -14,7 +14,8 @@ from app.services.admission import Admission
 from app.services.call import Call
 from app.services.catalogue import Candidate, Catalogue, Kit
 from app.services.directory import Directory
-from app.services.support_sets import InputsNotStored, ReadInputs, SupportSet, check_adaptable, extended, fresh, reduced
+from app.services.pieces import decoded_ahead, fresh_in_pieces
+from app.services.support_sets import InputsNotStored, ReadInputs, SupportSet, check_adaptable, extended, reduced
 from app.services.workers import Workers
 
 
@@ -58,14 +59,11 @@ class TaskService:
         """Adapt a classifier to labelled examples and store it."""
         kit = self._catalogue.kit(recipe.backbone)
 
-        def prepare() -> tuple[list[Candidate], SupportSet]:
-            # In a thread, as to build a learner for the first time takes a while.
-            candidates = self._catalogue.candidates(kit, recipe.learner, recipe.learner_settings)
-            return candidates, fresh(kit.codec, raws, self._limits)
-
+        # In a thread, as to build a learner for the first time takes a while.
+        choosable = partial(self._catalogue.candidates, kit, recipe.learner, recipe.learner_settings)
         with self._admission.admitted(kit.name, None, len(raws)):
             with call.timing.measure("decode_s"):
-                candidates, support = await self._workers.decode_for(None, prepare)
+                candidates, support = await fresh_in_pieces(self._workers, kit.codec, raws, self._limits, choosable)
             version = await self._adaptation.version(
                 kit, candidates, support, call, store_inputs=recipe.store_inputs, change="created"
             )
@@ -143,7 +141,10 @@ class TaskService:
                 with call.timing.measure("decode_s"):
                     dim = record.version.dim if kit.checkpoint.card.dim is None else None
                     codec = kit.codec.expecting(dim)
-                    support = await self._workers.decode_for(task_id, extended, codec, known, raws, self._limits, read)
+                    inputs = await decoded_ahead(self._workers, task_id, codec, raws, self._limits, check_labels)
+                    support = await self._workers.decode_for(
+                        task_id, extended, codec, known, raws, self._limits, read, inputs
+                    )
                 if not support.new:
                     return record
                 return await self._update(record, kit, candidates, support, call, "examples-added")

@@ -1,7 +1,7 @@
 """The threads beside the event loop: nothing decodes and nothing queries on the loop itself."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar, final
@@ -24,6 +24,7 @@ class Workers:
     """Two pools, so that a long decode never holds up a short query."""
 
     def __init__(self, decode_threads: int) -> None:
+        self.decode_threads = decode_threads
         self._decode = _pool(decode_threads, "imprint-decode")
         self._turns = Turns(DECODES_A_THREAD * decode_threads)
         self._store = _pool(STORE_THREADS, "imprint-store")
@@ -32,7 +33,7 @@ class Workers:
         """Run what turns bytes into tensors, or tensors into bytes."""
         return await asyncio.get_running_loop().run_in_executor(self._decode, lambda: function(*args, **kwargs))
 
-    async def decode_for(self, task: str | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def decode_for(self, task: Hashable, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Decode what was sent to a task, when it is the task's turn; without one the request has turns of its own."""
         async with self._turns.turn(task):
             return await self.decode(function, *args, **kwargs)

@@ -44,12 +44,30 @@ def test_one_content_under_two_labels_is_two_examples(registry, make):
 
 
 def test_stored_inputs_read_back_whether_small_or_large(registry, make):
-    contents = {b"short", b"x" * 16_384, b"y" * 16_385, b"z" * 2_000_000}
+    contents = {b"short", b"x" * 16_384, b"y" * 16_385, b"m" * 49_152, b"n" * 49_153, b"z" * 2_000_000}
     examples = [make.example(label, content) for label in "ab" for content in sorted(contents)]
     task = registry.create_task(make.task(), make.version(*examples))
     stored = registry.examples(task.id, 1, limit=100).items
     assert {registry.read_blob(example.input_blob) for example in stored} == contents
     assert all(example.size_bytes == len(registry.read_blob(example.input_blob)) for example in stored)
+
+
+def test_small_photographs_of_a_small_set_are_rows_and_those_of_a_large_one_are_files(registry, make, tmp_path):
+    def stored(shot: int) -> tuple[set[bytes], int]:
+        contents = [bytes([shot, number]) * 15_000 for number in range(2 * shot)]
+        examples = [make.example("ab"[at % 2], content) for at, content in enumerate(contents)]
+        before = len(_files(tmp_path))
+        task = registry.create_task(make.task(), make.version(*examples))
+        blobs = [one.input_blob for one in registry.examples(task.id, 1, limit=200).items]
+        assert set(registry.read_blobs(blobs).values()) == set(contents)
+        return {registry.read_blob(one) for one in blobs} ^ set(contents), len(_files(tmp_path)) - before
+
+    assert stored(12) == (set(), 0)
+    assert stored(80) == (set(), 160)
+
+
+def _files(tmp_path):
+    return [path for path in (tmp_path / "data/blobs").rglob("*") if path.is_file()]
 
 
 def test_an_input_that_is_not_to_be_stored_is_not(registry, make, tmp_path):
@@ -63,7 +81,7 @@ def test_an_input_that_is_not_to_be_stored_is_not(registry, make, tmp_path):
 
 def test_a_content_under_a_wrong_hash_is_refused_and_not_stored(registry, make):
     cat, dog = make.pair()
-    for content in (b"small", b"L" * 20_000):
+    for content in (b"small", b"L" * 50_000):
         liar = type(cat)(**{**vars(cat), "content": content})
         with pytest.raises(ValueError, match="hash"):
             registry.create_task(make.task(), make.version(liar, dog))

@@ -62,6 +62,16 @@ def test_a_created_task_reads_back_as_it_was_stored(registry, make, clock):
     assert registry.load_state(read.id, 1) == b"state"
 
 
+def test_a_task_is_stored_in_six_statements_whatever_the_number_of_its_examples(registry, make, statements):
+    counts = []
+    for shot in (1, 40):
+        statements.clear()
+        examples = [make.example(label, f"{label}{number}".encode()) for label in "ab" for number in range(shot)]
+        registry.create_task(make.task(), make.version(*examples))
+        counts.append(len(statements))
+    assert counts == [6, 6]
+
+
 def test_reading_a_task_takes_at_most_two_statements_and_its_state_one(registry, make, statements):
     task = _create(registry, make)
     statements.clear()
