@@ -35,20 +35,38 @@ def plan(groups: Groups, budget: int) -> list[Slice]:
     if not groups:
         return []
     tasks = next(iter(groups.values()))
-    wishes = {task: _wish(tasks[task], budget) for task in _some(tasks, budget, _oldest_left)}
-    rooms = _max_min_shares(wishes, _room(wishes, budget))
-    shares: dict[Pending, int] = {}
-    chosen: list[Pending] = []
-    for task in wishes:
-        works = _some(tasks[task], rooms[task], _left)
-        shares |= _max_min_shares({one: one.left for one in works}, rooms[task])
-        chosen += works
+    shares = _whole(tasks, budget) or _shared(tasks, budget)
+    chosen = list(shares)
     # In the order of tasks, so that heavy heads take turns too: a task that gets nothing now keeps its place.
     ready = [one for one in chosen if one.work.head_examples and shares[one] == one.left]
     for one in _held_back(ready):
         shares[one] -= 1
     chosen.sort(key=lambda one: one.queued_at_s)
     return [Slice(one, one.taken, one.taken + shares[one]) for one in chosen if shares[one]]
+
+
+def _whole(tasks: Tasks, budget: int) -> dict[Pending, int] | None:
+    """What is left of every work, where all of it fits: then there is nothing to share out."""
+    shares: dict[Pending, int] = {}
+    for works in tasks.values():
+        for one in works:
+            shares[one] = left = one.left
+            budget -= left
+            if budget < 0:
+                return None
+    return shares
+
+
+def _shared(tasks: Tasks, budget: int) -> dict[Pending, int]:
+    """What each work that is chosen gets, in the order of tasks."""
+    wishes = {task: _wish(tasks[task], budget) for task in _some(tasks, budget, _oldest_left)}
+    rooms = _max_min_shares(wishes, _room(wishes, budget))
+    shares: dict[Pending, int] = {}
+    for task in wishes:
+        some = {one: one.left for one in _some(tasks[task], rooms[task], _left)}
+        given = _max_min_shares(some, rooms[task])
+        shares |= {one: given[one] for one in some}
+    return shares
 
 
 def _held_back(ready: list[Pending]) -> list[Pending]:

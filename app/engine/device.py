@@ -18,7 +18,7 @@ from app.engine.cpu_threads import one_cpu_thread
 from app.engine.errors import DeviceMemoryFull, EngineFailure, NobodyWaits
 from app.engine.executors._base import Executor, is_out_of_memory
 from app.engine.observer import BatchReport, EngineObserver
-from app.engine.pending import Pending, Slice, deal_out, give_back, grouped
+from app.engine.pending import Pending, Slice, deal_out, give_back, side_by_side
 from app.engine.queue import WorkQueue
 
 _logger = logging.getLogger(__name__)
@@ -114,12 +114,12 @@ class DeviceThread:
         if light:
             backbone, began = light[0].work.backbone, self._clock.mark()
             with one_cpu_thread():
-                for alike in grouped(light, lambda work: work.kind):
-                    self._run_heads(alike)
+                for able in side_by_side(light):
+                    self._run_together(able)
             self._clock.when_known(began, partial(self._observer.on_heads, backbone))
         self._clock.settle()
         heavy = [one for one in done if one.work.head_examples]
-        for able in grouped(heavy, lambda work: work.together):
+        for able in side_by_side(heavy):
             began = self._clock.mark()
             self._run_together(able)
             self._clock.when_known(began, partial(self._observer.on_heads, able[0].work.backbone))
@@ -161,29 +161,8 @@ class DeviceThread:
         else:
             self._fail(slices[0].pending, failure)
 
-    def _run_heads(self, alike: Sequence[Pending]) -> None:
-        """Run the head of one on the rows of all; where that fails, each for itself, to find which is at fault."""
-        alike = [one for one in alike if not one.finished]
-        if len(alike) > 1:
-            self.beat()
-            began = self._clock.mark()
-            features: list[Features] = []
-            try:
-                features.extend(map(self._features, alike))
-                values = alike[0].work.head(torch.cat(features)).split([one.shape[0] for one in features])
-            except Exception:
-                # Also where the first one's caller has gone just now: what its head needs went with it.
-                _logger.info("the heads of %d works failed together", len(alike), exc_info=True)
-                give_back(alike, features)
-            else:
-                for one, value in zip(alike, values, strict=True):
-                    self._succeed(one, value, began)
-                return
-        for one in alike:
-            self._run_head(one)
-
     def _run_together(self, able: Sequence[Pending]) -> None:
-        """Run heavy heads in one call; where that fails, in halves, to find which is at fault or what memory holds."""
+        """Run heads in one call; where that fails, in halves, to find which is at fault or what memory holds."""
         able = [one for one in able if not one.finished]
         joint = able[0].work.together if len(able) > 1 else None
         if joint is None:
@@ -199,11 +178,13 @@ class DeviceThread:
                 values = joint.run([one.work.head for one in able], features)
             if len(values) != len(able):
                 raise RuntimeError(f"{len(values)} results of {len(able)} heads")
+        except NobodyWaits:
+            pass  # each hears why by itself
         except Exception:
             _logger.warning("%d heads failed together", len(able), exc_info=True)
         else:
             for one, value in zip(able, values, strict=True):
-                if isinstance(value, ImprintError):
+                if isinstance(value, Exception):
                     self._fail(one, value)
                 else:
                     self._succeed(one, value, began)

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from app.backbones._base import Backbone
@@ -115,13 +115,18 @@ class Slice(NamedTuple):
         return max(0, min(self.stop, self.pending.work.inputs.shape[0]) - self.start)
 
 
-def grouped(works: Iterable[Pending], by: Callable[[Work[Any]], Hashable | None]) -> list[list[Pending]]:
-    """Works of one value together, in the order of the first of each; those without one stay alone."""
+def side_by_side(works: Iterable[Pending]) -> list[list[Pending]]:
+    """Works whose heads run in one call, as many as may, in the order of the first of each; the others alone."""
     groups: dict[Hashable, list[Pending]] = {}
     for one in works:
-        value = by(one.work)
-        groups.setdefault(one if value is None else value, []).append(one)
-    return list(groups.values())
+        joint = one.work.together
+        groups.setdefault(one if joint is None else joint, []).append(one)
+    found: list[list[Pending]] = []
+    for group in groups.values():
+        joint = group[0].work.together
+        most = len(group) if joint is None else joint.most
+        found += [group[start : start + most] for start in range(0, len(group), most)]
+    return found
 
 
 def deal_out(features: Features, slices: Sequence[Slice]) -> None:
@@ -132,7 +137,7 @@ def deal_out(features: Features, slices: Sequence[Slice]) -> None:
         at += one.rows
 
 
-def give_back(works: Iterable[Pending], features: Iterable[Features]) -> None:
+def give_back(works: Iterable[Pending], features: Iterable[Float[Tensor, "_ dim"]]) -> None:
     """Undo `Pending.features` for the first works, as many as there are features."""
     for one, own in zip(works, features, strict=False):
         one.parts = [own]

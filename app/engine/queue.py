@@ -146,12 +146,12 @@ class WorkQueue:
     def _to_the_end(self, slices: list[Slice]) -> None:
         """Key and tasks that were served now come last; of the tasks, who got most comes last of all."""
         key = slices[0].pending.key
-        served: Counter[Hashable] = Counter()
-        for one in slices:
-            served[one.pending.task] += one.stop - one.start
         tasks = self._groups.get(key)
         if tasks is None:
             return
+        served: Counter[Hashable] = Counter()
+        for one in slices:
+            served[one.pending.task] += one.stop - one.start
         self._groups.move_to_end(key)
         # Sorted as they stood, so that of those who got the same the first is the first again.
         for task in sorted([one for one in tasks if one in served], key=served.__getitem__):
@@ -197,7 +197,7 @@ class WorkQueue:
         self._recent_cost += SMOOTHING * (self._batch_cost - self._recent_cost)
         self._recent_s += SMOOTHING * (seconds - self._recent_s)
         # How long heads take that fit, or adapt weights, does not follow from the size of the batch.
-        if all(one.work.kind is not None for one in self._in_flight):
+        if all(one.work.scores for one in self._in_flight):
             self._budgets.note(self._in_flight[0].key[0], self._batch_cost, seconds)
 
     def _retry_after_s(self) -> float:

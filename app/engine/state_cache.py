@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
 from types import TracebackType
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 
@@ -16,6 +16,17 @@ from app.engine.observer import CacheEvent, EngineObserver, NullObserver
 
 Load = Callable[[], TaskState]
 
+Form: TypeAlias = tuple[tuple[str, torch.Size, torch.dtype], ...]
+"""Names, shapes and types of a state's tensors."""
+
+
+@final
+class NotPinned(RuntimeError):
+    """A state is asked for outside of its `async with`: whoever wanted it has gone."""
+
+    def __init__(self) -> None:
+        super().__init__("the state is not pinned")
+
 
 @final
 class _Entry:
@@ -23,6 +34,7 @@ class _Entry:
 
     def __init__(self) -> None:
         self.state: TaskState = {}
+        self.form: Form = ()
         self.device: torch.device | None = None
         self.loading: asyncio.Task[None] | None = None
         self.size_bytes = 0
@@ -110,8 +122,9 @@ class StateCache:
                 self._unlist(key, entry)
             raise
         size_bytes = sum(tensor.nbytes for tensor in state.values())
+        form = tuple((name, state[name].shape, state[name].dtype) for name in sorted(state))
         with self._lock:
-            entry.state, entry.size_bytes, entry.loading = state, size_bytes, None
+            entry.state, entry.form, entry.size_bytes, entry.loading = state, form, size_bytes, None
             evicted = self._keep(key, entry)
         for _ in range(evicted):
             self._observer.on_cache("evict", self._size_bytes)
@@ -180,14 +193,21 @@ class Pin:
             self._cache._unpin(self._entry)
             self._entry = None
 
+    @property
+    def form(self) -> Form:
+        """What the state looks like. Raises: `NotPinned` outside of the `async with`."""
+        if self._entry is None:
+            raise NotPinned
+        return self._entry.form
+
     def state(self, device: torch.device) -> TaskState:
         """The tensors on `device`. Call it in a head: copying to an accelerator is the device thread's.
 
-        Raises: `RuntimeError` outside of the `async with`.
+        Raises: `NotPinned` outside of the `async with`.
         """
         entry = self._entry
         if entry is None:
-            raise RuntimeError("the state is not pinned")
+            raise NotPinned
         if entry.device != device:
             # The copy takes the original's place, so the bytes are held once, where they are used.
             entry.state = {name: to_device(tensor, device) for name, tensor in entry.state.items()}

@@ -8,7 +8,6 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from app.core.episode import Features
-from app.core.errors import ImprintError
 
 T = TypeVar("T")
 
@@ -22,15 +21,15 @@ comes from CUDA may still be on its way, and the device thread waits once for al
 
 @dataclass(frozen=True)
 class Together(Generic[T]):
-    """Says that heavy heads may run in one call: those whose works have an equal one, up to `most`.
+    """Says that heads may run in one call: those whose works have an equal one, up to `most`.
 
-    `run(heads, features)` gives for each head its result or the error with a name that is its own. Whatever else it
-    raises is no one's: then the heads run in halves, and at last each alone.
+    `run(heads, features)` gives for each head its result or the error that is its own. Whatever it raises is no one's:
+    then the heads run in halves, and at last each alone.
     """
 
     key: Hashable
     most: int
-    run: Callable[[Sequence[Any], Sequence[Features]], Sequence[T | ImprintError]] = field(compare=False)
+    run: Callable[[Sequence[Any], Sequence[Features]], Sequence[T | Exception]] = field(compare=False)
 
 
 @dataclass(eq=False)
@@ -41,9 +40,8 @@ class Work(Generic[T]):
     run and the head gets features of shape (0, dim). `deadline_s` is a `time.monotonic()` reading.
     `head_examples` says how many examples the head takes through a backbone itself. Such a heavy head runs after the
     light ones of its batch, on all CPU threads, and calls `beat_now` (`app.core.heartbeat`) between its steps.
-    Works of one `task` share what is dealt to it; a work without shares with none. Heads of one `kind` do the same row
-    by row and give a tensor with a row for each: in a batch, the head of one is run on the rows of all. With `together`
-    a heavy head may run beside others of its batch.
+    Works of one `task` share what is dealt to it; a work without shares with none. With `together` a head may run in
+    one call with others of its batch: heavy ones side by side, light ones that score row by row.
     """
 
     backbone: str
@@ -52,13 +50,17 @@ class Work(Generic[T]):
     deadline_s: float | None = None
     head_examples: int = 0
     task: str | None = None
-    kind: Hashable | None = None
     together: Together[T] | None = None
 
     @property
     def cost_examples(self) -> int:
         """What it takes from the queue's and the batch's budget: its rows, then what its head takes."""
         return max(1, self.inputs.shape[0] + self.head_examples)
+
+    @property
+    def scores(self) -> bool:
+        """Whether it takes as long as its rows do: its head is light, and does the same for each."""
+        return self.together is not None and not self.head_examples
 
 
 @dataclass(frozen=True)

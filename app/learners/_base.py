@@ -160,6 +160,9 @@ class EmbeddingSettings(LearnerSettings):
 class EmbeddingLearner(Learner[E], ABC):
     """One backbone pass, then a head fitted on the embeddings. Knows its held-out scores cheaply."""
 
+    stacks: ClassVar[bool] = False
+    """Whether `score` takes several tasks at once."""
+
     def __init__(self, backbone: Backbone, settings: E) -> None:
         super().__init__(backbone, settings)
         if settings.projection:
@@ -175,10 +178,18 @@ class EmbeddingLearner(Learner[E], ABC):
         """Fit the head on the support set's embeddings."""
 
     @abstractmethod
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
-        """Logits of embedded queries."""
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
+        """Logits of embedded queries. A learner that `stacks` takes several tasks at once: one more axis in front, of
+        the features and of each tensor of the state."""
 
-    def prepare(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim2"]:
+    def score_each(self, states: Sequence[TaskState], features: Float[Tensor, "t q dim"]) -> Float[Tensor, "t q way"]:
+        """Logits of as many queries for each of several tasks, whose states agree in their shapes: `score` of each, up
+        to rounding. No task's numbers depend on another's."""
+        if not self.stacks:
+            return torch.stack([self.score(state, own) for state, own in zip(states, features, strict=True)])
+        return self.score({name: torch.stack([one[name] for one in states]) for name in states[0]}, features)
+
+    def prepare(self, features: Float[Tensor, "*t n dim"]) -> Float[Tensor, "*t n dim2"]:
         """The embeddings as the settings `projection` and `normalise` want them; heads are fitted on these."""
         if self.settings.projection:
             features = self.projection(features)

@@ -40,22 +40,22 @@ class FullContext(nn.Module):
         return rows + means[place]
 
     def query(
-        self, rows: Float[Tensor, "q dim"], support: Float[Tensor, "s dim"], heat: Float[Tensor, ""], steps: int
-    ) -> Float[Tensor, "q dim"]:
+        self, rows: Float[Tensor, "*t q dim"], support: Float[Tensor, "*t s dim"], heat: Float[Tensor, ""], steps: int
+    ) -> Float[Tensor, "*t q dim"]:
         """f(x, S): an LSTM that at each of `steps` reads the support examples its state attends to.
 
         h_k = LSTM(f'(x), [h_k-1, r_k-1]) + f'(x), where r is the mean of the support set, weighed by the softmax of
         `heat` times its inner products with h over dim. A row depends on its own query alone.
         """
-        lstm, dim = self.over_query, rows.shape[1]
+        lstm, dim = self.over_query, rows.shape[-1]
         of_query, of_read = lstm.weight_ih[:, :dim], lstm.weight_ih[:, dim:]
         # What a query itself adds to the gates is the same at each step.
         own = linear(rows, of_query, lstm.bias_ih + lstm.bias_hh)
         hidden, cell = torch.zeros_like(rows), torch.zeros_like(rows)
         for _ in range(steps):
-            read = (heat / dim * (hidden @ support.T)).softmax(dim=1) @ support
+            read = (heat / dim * (hidden @ support.mT)).softmax(dim=-1) @ support
             gates = own + linear(read, of_read) + linear(hidden, lstm.weight_hh)
-            enter, keep, candidate, leave = gates.chunk(4, dim=1)
+            enter, keep, candidate, leave = gates.chunk(4, dim=-1)
             cell = keep.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
             hidden = leave.sigmoid() * cell.tanh() + rows
         return hidden

@@ -83,10 +83,10 @@ class HeadTask:
         return {name: tensor.to(kind).contiguous() for name, tensor in parts.items()}
 
 
-def head_scores(state: TaskState, embeddings: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
-    """Linear scores of prepared embeddings."""
-    rows = in_units(embeddings, state["unit"]) - state["centre"]
-    return rows @ state["weights"] + state["bias"]
+def head_scores(state: TaskState, embeddings: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
+    """Linear scores of prepared embeddings; those of several tasks by their stacked states."""
+    rows = in_units(embeddings, state["unit"]) - state["centre"][..., None, :]
+    return rows @ state["weights"] + state["bias"][..., None, :]
 
 
 Fit = Callable[[Tensor, Tensor], Mapping[str, Tensor]]

@@ -86,6 +86,7 @@ class Anil(EmbeddingLearner[AnilSettings]):
     paper: ClassVar[str] = "Raghu et al., ICLR 2020, arXiv:1909.09157"
     cost: ClassVar[str] = "one pass over the support set; 2 * steps * s * dim * way products to fit"
     Settings: ClassVar[type[LearnerSettings]] = AnilSettings
+    stacks: ClassVar[bool] = True
     by_name_only: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("learning_rate", "temperature")
     vmaps: ClassVar[bool] = True
@@ -114,7 +115,7 @@ class Anil(EmbeddingLearner[AnilSettings]):
             embeddings = self.prepare(features)
             return self._fitted(embeddings, one_hot(labels, way, embeddings))
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Linear scores of embedded queries."""
         return head_scores(state, self.prepare(features))
 

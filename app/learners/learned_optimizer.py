@@ -109,6 +109,7 @@ class LearnedOptimizer(EmbeddingLearner[LearnedOptimizerSettings]):
     paper: ClassVar[str] = "Andrychowicz et al., NeurIPS 2016, arXiv:1606.04474"
     cost: ClassVar[str] = "one pass over the support set; steps * dim * way * 12 hidden^2 products to fit"
     Settings: ClassVar[type[LearnerSettings]] = LearnedOptimizerSettings
+    stacks: ClassVar[bool] = True
     by_name_only: ClassVar[bool] = True
     vmaps: ClassVar[bool] = True
 
@@ -125,7 +126,7 @@ class LearnedOptimizer(EmbeddingLearner[LearnedOptimizerSettings]):
             embeddings = self.prepare(features)
             return self._fitted(embeddings, one_hot(labels, way, embeddings))
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Linear scores of embedded queries."""
         return head_scores(state, self.prepare(features))
 

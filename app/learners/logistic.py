@@ -65,6 +65,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
     paper: ClassVar[str] = "Chen et al., ICLR 2019, arXiv:1904.04232; start: Triantafillou et al., arXiv:1903.03096"
     cost: ClassVar[str] = "one pass over the support set; some 20 steps of s * min(s, dim) * way products to fit"
     Settings: ClassVar[type[LearnerSettings]] = LogisticSettings
+    stacks: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("regularisation", "temperature")
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
@@ -77,10 +78,10 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
         state = {"weights": weights, "bias": fitted[-1], "centre": centre, "unit": unit}
         return {name: tensor.to(kind).contiguous() for name, tensor in state.items()}
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Linear scores of embedded queries."""
-        rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
-        return rows @ state["weights"] + state["bias"]
+        rows = in_units(self.prepare(features), state["unit"]) - state["centre"][..., None, :]
+        return rows @ state["weights"] + state["bias"][..., None, :]
 
     def cross_validate(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
@@ -100,7 +101,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
 
     def _rows(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
-    ) -> tuple[Float64[Tensor, "s k"], Float64[Tensor, "dim k"] | None, Float64[Tensor, " dim"], Float[Tensor, ""]]:
+    ) -> tuple[Float64[Tensor, "s k"], Float64[Tensor, "wide k"] | None, Float64[Tensor, " wide"], Float[Tensor, ""]]:
         """The examples as the fit sees them: centred, in units, in a basis of their span where that is smaller."""
         embeddings = self.prepare(features)
         unit = spread(embeddings)

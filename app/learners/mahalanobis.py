@@ -62,6 +62,7 @@ class Mahalanobis(EmbeddingLearner[MahalanobisSettings]):
     paper: ClassVar[str] = "Bateni et al., CVPR 2020, arXiv:1912.03432 (Simple CNAPS)"
     cost: ClassVar[str] = "one pass over the support set; min(s, dim)^3 to fit; (dim + s + 2 way) min(s, dim) stored"
     Settings: ClassVar[type[LearnerSettings]] = MahalanobisSettings
+    stacks: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("regularisation", "temperature")
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
@@ -81,14 +82,16 @@ class Mahalanobis(EmbeddingLearner[MahalanobisSettings]):
         state = {"axes": axes, "centre": centre, "means": means, "variances": shared, "factors": factors, "unit": unit}
         return {name: one.to(features.dtype).contiguous() for name, one in state.items()} | {"labels": labels}
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Logits of embedded queries."""
-        rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
+        rows = in_units(self.prepare(features), state["unit"]) - state["centre"][..., None, :]
         inside = (rows @ state["axes"]).double()
         means, weights, factors = state["means"].double(), 1 / state["variances"].double(), state["factors"].double()
-        plain = inside.square() @ weights.T - 2 * inside @ (weights * means).T + (weights * means.square()).sum(dim=1)
-        along = inside @ factors.T - (factors * means[state["labels"]]).sum(dim=1)
-        saved = torch.zeros_like(plain).index_add(1, state["labels"], along.square())
+        offsets = (weights * means.square()).sum(dim=-1)
+        plain = inside.square() @ weights.mT - 2 * inside @ (weights * means).mT + offsets[..., None, :]
+        own = means.take_along_dim(state["labels"][..., None], dim=-2)
+        along = inside @ factors.mT - (factors * own).sum(dim=-1)[..., None, :]
+        saved = torch.zeros_like(plain).scatter_add(-1, state["labels"][..., None, :].expand_as(along), along.square())
         distances = (plain - saved).clamp_min(0)
         return (-self.value("temperature") * distances).clamp_min(-LOGIT_LIMIT).to(features.dtype)
 

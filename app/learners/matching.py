@@ -13,6 +13,7 @@ from app.core.episode import TaskState
 from app.core.errors import InvalidSetting
 from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings
 from app.learners._distance import unit_vectors
+from app.learners._folds import few_enough, kept_in
 from app.learners._full_context import FullContext
 
 
@@ -66,6 +67,7 @@ class MatchingNet(EmbeddingLearner[MatchingNetSettings]):
     paper: ClassVar[str] = "Vinyals et al., NeurIPS 2016, arXiv:1606.04080"
     cost: ClassVar[str] = "one pass over the support set; s * dim numbers stored; s * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = MatchingNetSettings
+    stacks: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(self, backbone: Backbone, settings: MatchingNetSettings) -> None:
@@ -87,13 +89,27 @@ class MatchingNet(EmbeddingLearner[MatchingNetSettings]):
             "shots": labels.bincount(minlength=way),
         }
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Log of the attention that falls on each class."""
         queries, support, heat = unit_vectors(self.prepare(features)), state["support"], self.value("temperature")
         if self.settings.full_context:
             queries = unit_vectors(self.context.query(_long(queries), support, heat, self.settings.context_steps))
             support = unit_vectors(support)
-        return _log_shares(heat * (queries @ support.T), state["labels"], state["shots"])
+        return _log_shares(heat * (queries @ support.mT), state["labels"], state["shots"][..., None, :])
+
+    def cross_validate(
+        self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
+    ) -> Float[Tensor, "s way"]:
+        """All folds at once where the set is small: each example attends to those that its fold keeps."""
+        kept = kept_in(folds)
+        if self.settings.full_context or not few_enough(kept, way):
+            return super().cross_validate(features, labels, way, folds)
+        own = kept[folds.clamp_min(0)]
+        directions = unit_vectors(self.prepare(features))
+        energies = (self.value("temperature") * (directions @ directions.T)).masked_fill(~own, -math.inf)
+        # Counted in floats, as products of integers are not everywhere.
+        shots = own.to(features.dtype) @ torch.nn.functional.one_hot(labels, way).to(features.dtype)
+        return _log_shares(energies, labels, shots.long()).masked_fill(folds[:, None] < 0, math.nan)
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int
@@ -120,22 +136,22 @@ class MatchingNet(EmbeddingLearner[MatchingNetSettings]):
         return cosines + examples * (16 * folds * wide * wide + self.settings.context_steps * reading)
 
 
-def _long(directions: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    return directions * math.sqrt(directions.shape[1])
+def _long(directions: Float[Tensor, "*t n dim"]) -> Float[Tensor, "*t n dim"]:
+    return directions * math.sqrt(directions.shape[-1])
 
 
 def _log_shares(
-    energies: Float[Tensor, "q s"], labels: Int64[Tensor, " s"], shots: Int64[Tensor, "*q way"]
-) -> Float[Tensor, "q way"]:
+    energies: Float[Tensor, "*t q s"], labels: Int64[Tensor, "*t s"], shots: Int64[Tensor, "*t #q way"]
+) -> Float[Tensor, "*t q way"]:
     """Log of each class's mean attention over the sum of them; -inf for a class without examples.
 
     Each class is shifted by its own peak, so that none underflows to a log of zero.
     """
-    size = (len(energies), shots.shape[-1])
-    index = labels.expand_as(energies)
-    peaks = energies.detach().new_full(size, -math.inf).scatter_reduce(1, index, energies.detach(), "amax")
+    size = (*energies.shape[:-1], shots.shape[-1])
+    index = labels[..., None, :].expand_as(energies)
+    peaks = energies.detach().new_full(size, -math.inf).scatter_reduce(-1, index, energies.detach(), "amax")
     shifts = peaks.clamp_min(torch.finfo(energies.dtype).min)
-    weights = (energies - shifts.gather(1, index)).exp()
-    masses = energies.new_zeros(size).index_add(1, labels, weights)
+    weights = (energies - shifts.gather(-1, index)).exp()
+    masses = energies.new_zeros(size).scatter_add(-1, index, weights)
     means = (masses / shots.clamp_min(1)).log() + shifts
-    return means.masked_fill(shots == 0, -math.inf).log_softmax(dim=1)
+    return means.masked_fill(shots == 0, -math.inf).log_softmax(dim=-1)

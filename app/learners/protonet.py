@@ -1,6 +1,5 @@
 """Prototypical networks: the nearest class mean."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -15,9 +14,9 @@ from app.learners._distance import (
     class_means,
     in_units,
     spread,
-    spreads,
     squared_distances,
 )
+from app.learners._folds import fold_products, of_own_fold
 
 
 @final
@@ -33,13 +32,6 @@ class ProtoNetSettings(EmbeddingSettings):
         default=False,
         metadata={"description": "Measure distances in units of the support set's spread, so that scale is no matter."},
     )
-
-
-_AT_ONCE = 1_000_000
-"""Numbers that judging may hold at a time; larger sets go fold by fold."""
-
-_MODEST = 1e12
-"""Embeddings beyond this go the careful way."""
 
 
 @final
@@ -58,6 +50,7 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
     paper: ClassVar[str] = "Snell, Swersky, Zemel, NeurIPS 2017, arXiv:1703.05175"
     cost: ClassVar[str] = "one pass over the support set; way * dim numbers stored; way * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = ProtoNetSettings
+    stacks: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
@@ -67,29 +60,29 @@ class ProtoNet(EmbeddingLearner[ProtoNetSettings]):
         unit = spread(embeddings) if self.settings.relative else features.new_ones(())
         return {"prototypes": prototypes, "unit": unit}
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Logits of embedded queries: minus the scaled squared distances."""
         unit = state["unit"]
-        distances = squared_distances(in_units(self.prepare(features), unit), state["prototypes"] / unit)
+        distances = squared_distances(
+            in_units(self.prepare(features), unit), state["prototypes"] / unit[..., None, None]
+        )
         return (-self.value("temperature") * distances).clamp_min(-LOGIT_LIMIT)
 
     def cross_validate(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
     ) -> Float[Tensor, "s way"]:
-        """All folds at once where that is small: every example by the prototypes of the fold that holds it out."""
-        examples, dim = features.shape
-        count = int(folds.max()) + 1
-        if examples * dim * max(way, count) > _AT_ONCE or features.abs().amax() > _MODEST:
+        """All folds at once where the set is small: |x - p|^2 = |x|^2 - 2 x p + |p|^2, p the mean of what is kept."""
+        products = fold_products(self.prepare(features), folds, way)
+        if products is None:
             return super().cross_validate(features, labels, way, folds)
-        wide = self.prepare(features).double()
-        kept = (folds != torch.arange(count, device=folds.device)[:, None]).to(wide)
-        shares = kept[:, None] * one_hot(labels, way, wide).T
-        prototypes = shares @ wide / shares.sum(2, keepdim=True)
-        units = spreads(wide, kept) if self.settings.relative else kept.new_ones(count)
-        own = folds.clamp_min(0)
-        apart = (wide[:, None] - prototypes[own]) / units[own][:, None, None]
-        scores = (-self.value("temperature") * apart.square().sum(2)).clamp_min(-LOGIT_LIMIT)
-        return scores.masked_fill(folds[:, None] < 0, math.nan).to(features.dtype)
+        shares = products.kept[:, None] * one_hot(labels, way, products.kept).T
+        shares = shares / shares.sum(2, keepdim=True)
+        across = shares @ products.gram
+        apart = products.gram.diagonal() - 2 * across + (across * shares).sum(2, keepdim=True)
+        if self.settings.relative:
+            apart = apart / products.spreads().square()[:, None, None]
+        scores = (-self.value("temperature") * apart.clamp_min(0)).clamp_min(-LOGIT_LIMIT)
+        return of_own_fold(scores.mT, folds).to(features.dtype)
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int

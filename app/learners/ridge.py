@@ -11,6 +11,7 @@ from torch import Tensor
 from app.core.episode import TaskState
 from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings, one_hot
 from app.learners._distance import class_means, groups_by_shot, in_units, spread
+from app.learners._folds import fold_products, of_own_fold
 
 
 @final
@@ -52,6 +53,7 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
     paper: ClassVar[str] = "Bertinetto et al., ICLR 2019, arXiv:1805.08136 (R2D2)"
     cost: ClassVar[str] = "one pass over the support set; min(s, dim)^3 to fit; way * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = RidgeSettings
+    stacks: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("regularisation", "scale")
 
     def fit(self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int) -> TaskState:
@@ -66,10 +68,30 @@ class Ridge(EmbeddingLearner[RidgeSettings]):
         kind = features.dtype
         return {"weights": weights.to(kind), "centre": centre.to(kind), "unit": unit}
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Fitted values of embedded queries, scaled."""
-        rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
+        rows = in_units(self.prepare(features), state["unit"]) - state["centre"][..., None, :]
         return self.value("scale") * (rows @ state["weights"])
+
+    def cross_validate(
+        self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
+    ) -> Float[Tensor, "s way"]:
+        """All folds in one batch where the set is small, by the dual; an example that is held out has no part in it."""
+        embeddings = self.prepare(features)
+        products = fold_products(embeddings, folds, way)
+        if products is None:
+            return super().cross_validate(features, labels, way, folds)
+        kept, targets = products.kept, one_hot(labels, way, products.kept)
+        shots = kept @ targets
+        noise = self.value("regularisation") * shots * way / kept.sum(dim=1, keepdim=True)
+        shares = kept / (way * shots)[:, labels]
+        across = shares @ products.gram
+        own = (across * shares).sum(dim=1)[:, None, None]
+        grams = products.gram - across[:, :, None] - across[:, None] + own
+        grams = grams / products.spreads().square()[:, None, None]
+        system = grams * kept[:, :, None] * kept[:, None] + torch.diag_embed(torch.where(kept > 0, noise[:, labels], 1))
+        dual = torch.cholesky_solve(kept[:, :, None] * (targets - 1 / way), torch.linalg.cholesky(system))
+        return of_own_fold(self.value("scale") * (grams @ dual), folds).to(features.dtype)
 
     def leave_one_out(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int

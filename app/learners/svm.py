@@ -80,6 +80,7 @@ class SVM(EmbeddingLearner[SVMSettings]):
     paper: ClassVar[str] = "Lee et al., CVPR 2019, arXiv:1904.03758 (MetaOptNet-SVM)"
     cost: ClassVar[str] = "one pass over the support set; some 15 * way * s^3 to fit; way * dim products a query"
     Settings: ClassVar[type[LearnerSettings]] = SVMSettings
+    stacks: ClassVar[bool] = True
     by_name_only: ClassVar[bool] = True
     learnable: ClassVar[tuple[str, ...]] = ("regularisation", "scale")
 
@@ -98,9 +99,9 @@ class SVM(EmbeddingLearner[SVMSettings]):
         kind = features.dtype
         return {"weights": weights.to(kind), "centre": centre.to(kind), "unit": unit}
 
-    def score(self, state: TaskState, features: Float[Tensor, "q dim"]) -> Float[Tensor, "q way"]:
+    def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Scaled linear scores of embedded queries."""
-        rows = in_units(self.prepare(features), state["unit"]) - state["centre"]
+        rows = in_units(self.prepare(features), state["unit"]) - state["centre"][..., None, :]
         return self.value("scale") * (rows @ state["weights"])
 
     def cross_validate(

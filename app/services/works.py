@@ -20,8 +20,8 @@ from app.services.heads import (
     ClassifyWeightsHead,
     adapt_head,
     input_probabilities,
-    probabilities,
 )
+from app.services.scoring import ScoreHead
 from app.services.support_sets import SupportSet
 
 
@@ -30,13 +30,14 @@ def scoring(
 ) -> Work[Float[Tensor, "q way"]]:
     """The work that scores inputs with a task's state."""
     if isinstance(learner, EmbeddingLearner):
+        head = ScoreHead(learner, entry)
         return Work(
             backbone=task.backbone,
             inputs=inputs,
-            head=lambda features: probabilities(learner, entry.state(features.device), features),
+            head=head,
             deadline_s=call.deadline_s,
             task=task.id,
-            kind=(task.id, task.active_version),
+            together=head.together(),
         )
     return Work(
         backbone=task.backbone,

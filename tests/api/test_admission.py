@@ -114,26 +114,26 @@ def test_the_largest_legal_request_gets_in_where_nothing_waits(small_client, vec
 
 
 def test_errors_and_passed_deadlines_leave_nothing_counted(small_client, vectors, monkeypatch):
-    from app.services import works
+    from app.services import scoring
 
     client = small_client()
     path = f"/v1/tasks/{task_of(client, vectors('ab'))}/predict"
     inputs = vectors("a")["a"]
     assert client.post(path, json={"inputs": [*inputs, [1.0]]}).status_code == 422
     gate = threading.Event()
-    real = works.probabilities
+    real = scoring.probabilities
 
     def slowly(*args: Any) -> Any:
         gate.wait(PATIENCE_S)
         return real(*args)
 
     with monkeypatch.context() as slow:
-        slow.setattr(works, "probabilities", slowly)
+        slow.setattr(scoring, "probabilities", slowly)
         late = client.post(path, json={"inputs": inputs}, headers={"x-deadline-ms": "100"})
         gate.set()
     assert (late.status_code, late.json()["code"]) == (504, "deadline-passed")
     with monkeypatch.context() as broken:
-        broken.setattr(works, "probabilities", lambda *_: 1 / 0)
+        broken.setattr(scoring, "probabilities", lambda *_: 1 / 0)
         assert client.post(path, json={"inputs": inputs}).status_code == 500
     assert waiting(client) == 0
     assert client.post(path, json={"inputs": inputs}).status_code == 200
@@ -206,7 +206,7 @@ def test_a_refusal_comes_before_the_body_and_leaves_the_connection_of_use(tmp_pa
 
 
 def test_a_client_that_leaves_is_not_counted(tmp_path, vectors, monkeypatch):
-    from app.services import works
+    from app.services import scoring
 
     gate, entered = threading.Event(), threading.Event()
 
@@ -217,7 +217,7 @@ def test_a_client_that_leaves_is_not_counted(tmp_path, vectors, monkeypatch):
 
     with listening(Settings(data_dir=tmp_path, device="cpu", backbones=BACKBONE)) as (_, client, port):
         task = task_of(client, vectors("ab"))
-        monkeypatch.setattr(works, "probabilities", wait)
+        monkeypatch.setattr(scoring, "probabilities", wait)
         body = b'{"inputs": [[1, 2, 3, 4, 5, 6, 7, 8]]}'
         path = f"/v1/tasks/{task}/predict"
         try:

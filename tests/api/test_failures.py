@@ -36,13 +36,13 @@ def test_a_dead_device_thread_is_503_and_comes_back_by_itself(small_client, vect
     body = {"backbone": "vector-identity", "learner": "protonet", "support": support}
     task = client.post("/v1/tasks", json=body).json()
     url, query = f"/v1/tasks/{task['id']}/predict", {"inputs": support["a"]}
-    from app.services import works
+    from app.services import scoring
 
     def die(*args):
         raise SystemExit
 
     with monkeypatch.context() as broken:
-        broken.setattr(works, "probabilities", die)
+        broken.setattr(scoring, "probabilities", die)
         response = client.post(url, json=query)
     assert (response.status_code, response.json()["code"]) == (503, "engine-down")
     assert int(response.headers["retry-after"]) >= 1
@@ -56,10 +56,10 @@ def test_a_head_that_fails_is_a_500_for_its_own_request_alone(small_client, vect
     client = small_client()
     support = vectors("ab")
     task = client.post("/v1/tasks", json={"backbone": "vector-identity", "support": support}).json()
-    from app.services import works
+    from app.services import scoring
 
     with monkeypatch.context() as broken:
-        broken.setattr(works, "probabilities", lambda *args: 1 / 0)
+        broken.setattr(scoring, "probabilities", lambda *args: 1 / 0)
         response = client.post(f"/v1/tasks/{task['id']}/predict", json={"inputs": support["a"]})
     assert (response.status_code, response.json()["code"]) == (500, "engine-failure")
     assert "ZeroDivision" not in response.text
@@ -70,21 +70,21 @@ def test_a_full_queue_is_429_with_retry_after_and_leaves_health_alone(small_clie
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
-    from app.services import works
+    from app.services import scoring
 
     client = small_client(engine={"queue_examples": 4})
     support = vectors("ab")
     task = client.post("/v1/tasks", json={"backbone": "vector-identity", "support": support}).json()
     url = f"/v1/tasks/{task['id']}/predict"
     gate, entered = threading.Event(), threading.Event()
-    real = works.probabilities
+    real = scoring.probabilities
 
     def wait(*args):
         entered.set()
         gate.wait(20)
         return real(*args)
 
-    monkeypatch.setattr(works, "probabilities", wait)
+    monkeypatch.setattr(scoring, "probabilities", wait)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(client.post, url, json={"inputs": support["a"][:1]})
         assert entered.wait(20)

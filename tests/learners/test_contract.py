@@ -225,7 +225,7 @@ def test_cross_validation_equals_explicit_refits(name, options, same, blobs, mon
     features, labels = blobs(shots, 8)
     module = __import__(learner_class(name).__module__, fromlist=["spread"])
     monkeypatch.setattr(module, "_COARSE", 1e-8, raising=False)
-    if hasattr(module, "spread") and not hasattr(module, "spreads"):
+    if hasattr(module, "spread") and not hasattr(module, "fold_products"):
         unit = module.spread(nn.functional.normalize(features) if options.get("normalise") else features)
         monkeypatch.setattr(module, "spread", lambda _: unit)
     folds = torch.arange(len(labels)) % 3

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.learners import _select as module
 from app.learners import build
+from app.learners._base import Learner
 from app.learners._select import judge, select
 
 ORDER = ("logistic", "ridge", "protonet", "matching")
@@ -44,6 +45,60 @@ def test_the_first_learner_is_kept_where_the_difference_may_be_chance(candidates
     selection = select(candidates, features, labels, 2)
     assert selection.chosen == "logistic"
     assert set(selection.scores) == set(ORDER)
+
+
+AS_SERVED = {
+    "logistic": {"temperature": 1.0, "normalise": True},
+    "ridge": {"normalise": True},
+    "protonet": {"temperature": 10.0, "relative": True, "normalise": True},
+    "matching": {"temperature": 20.0},
+}
+
+
+@pytest.mark.parametrize("options", [{}, AS_SERVED], ids=["plain", "as served"])
+@pytest.mark.parametrize("distance", [0.1, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize(("shots", "dim"), [((5,) * 5, 640), ((2,) * 10, 64), ((7, 1, 3, 12), 5), ((30, 22), 200)])
+def test_all_folds_at_once_choose_what_fold_by_fold_chooses(same, blobs, shots, dim, distance, options, monkeypatch):
+    candidates = {name: build(name, same, options.get(name, {})) for name in ORDER}
+    sets = [blobs(shots, dim, seed=seed, distance=distance) for seed in range(4)]
+    at_once = [select(candidates, features, labels, len(shots)) for features, labels in sets]
+    for name in ("ridge", "protonet", "matching"):
+        assert type(candidates[name]).cross_validate is not Learner.cross_validate
+        monkeypatch.setattr(type(candidates[name]), "cross_validate", Learner.cross_validate)
+    for (features, labels), found in zip(sets, at_once, strict=True):
+        slow = select(candidates, features, labels, len(shots))
+        assert (found.chosen, found.reason) == (slow.chosen, slow.reason)
+        for name, one in slow.scores.items():
+            assert found.scores[name].accuracy == one.accuracy
+            assert found.scores[name].log_loss == pytest.approx(one.log_loss, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ridge", "protonet", "matching"])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e9, 1e14])
+@pytest.mark.parametrize("options", [{}, {"normalise": True}], ids=["plain", "normalised"])
+def test_all_folds_at_once_score_as_fold_by_fold_whatever_the_scale(name, scale, options, same, blobs):
+    learner = build(name, same, options | ({"relative": True} if name == "protonet" else {}))
+    features, labels = blobs((4, 3, 1, 2), 20)
+    features[labels == 1] = features[labels == 1][:1]  # alike, so that a fold may keep nothing else of a class
+    features = scale * features
+    split = module._split(labels, 4)
+    found = learner.cross_validate(features, labels, 4, split)
+    expected = Learner.cross_validate(learner, features, labels, 4, split)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["ridge", "protonet", "matching"])
+def test_a_large_set_is_judged_fold_by_fold(name, same, blobs, monkeypatch):
+    learner = build(name, same, {})
+    features, labels = blobs((140, 130), 4)
+    fits = []
+    fit = type(learner).fit
+    monkeypatch.setattr(type(learner), "fit", lambda *given: fits.append(len(given[1])) or fit(*given))
+    assert judge(learner, features, labels, 2).method == "10-fold"
+    assert fits == [243] * 10
+    fits.clear()
+    assert judge(learner, features[:200], labels[:200], 2).method == "10-fold"
+    assert fits == []
 
 
 def test_a_clearly_better_learner_is_taken(candidates):

@@ -27,6 +27,7 @@ from app.learners._together import adapt_together, judge_together
 from app.services.builder import LearnerBuilder
 from app.services.catalogue import Candidate
 from app.services.heads import AdaptHead, AdaptWeightsHead, input_probabilities, probabilities
+from app.services.scoring import ScoreHead
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -233,8 +234,9 @@ def test_a_batch_of_many_tasks_waits_for_its_device_once(name, no_waits, monkeyp
 
     async def ask(task: int) -> Tensor:
         async with engine.states.pinned(task, lambda: {key: one.clone() for key, one in state.items()}) as entry:
-            head = lambda features: probabilities(learner, entry.state(features.device), features)  # noqa: E731
-            return (await engine.run(Work("glyph", support.inputs[:2], head, task=str(task)))).value
+            head = ScoreHead(learner, entry)
+            work = Work("glyph", support.inputs[:2], head, task=str(task), together=head.together())
+            return (await engine.run(work)).value
 
     async def scene() -> list[Tensor]:
         await ask(-1)  # CUDA's libraries are loaded, memory is pinned

@@ -27,10 +27,12 @@ from app.config import Settings
 from app.core.episode import Support
 from app.engine.copies import to_device
 from app.engine.executors.torch_executor import TorchExecutor
+from app.engine.state_cache import Pin, StateCache, _Entry
 from app.learners import build, learner_class, learner_names
 from app.learners._base import EmbeddingLearner
 from app.learners._together import adapt_together
 from app.services.heads import input_probabilities, probabilities
+from app.services.scoring import ScoreHead, score_together
 
 THERE = torch.device("meta")
 CHECKPOINTS = sorted(load_all(Settings().model_folders())[0])
@@ -145,6 +147,27 @@ def test_a_learner_scores_with_one_copy_to_the_host_and_waits_for_none(name, sup
             found = input_probabilities(moved, held, support.inputs, THERE)
         assert found.shape == (9, 3)
         assert found.device.type == "cpu"
+    assert mode.waits == []
+    assert mode.to_host == 1
+
+
+@pytest.mark.parametrize("name", [one for one in learner_names() if issubclass(learner_class(one), EmbeddingLearner)])
+def test_many_tasks_are_scored_with_one_copy_to_the_host_and_none_waited_for(name, support):
+    learner = build(name, build_backbone("conv4", {"filters": 8}).eval(), {}).eval()
+    with torch.no_grad():
+        state, features = learner.adapt(support), learner.backbone(support.inputs)
+    with apart() as mode:
+        moved, rows = there(learner), to_device(features, THERE)
+        cache, heads = StateCache(2**20), []
+        for task in range(4):
+            heads.append(ScoreHead(moved, Pin(cache, task, lambda: state)))
+            heads[-1].entry._entry = _Entry()
+            heads[-1].entry._entry.state = state
+        mode.waits.clear()
+        mode.to_host = 0
+        found = score_together([*heads, heads[0]], [rows[:1], rows[:1], rows[:3], rows[:2], rows[2:4]])
+        assert [one.shape for one in found] == [(1, 3), (1, 3), (3, 3), (2, 3), (2, 3)]
+        assert {one.device.type for one in found} == {"cpu"}
     assert mode.waits == []
     assert mode.to_host == 1
 
