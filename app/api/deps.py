@@ -155,8 +155,10 @@ class _Watch:
     def end(self) -> None:
         """Look no longer; a cancellation of ours has been dealt with."""
         self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        # Let go of by name: a cancelled task keeps the frames that it was cancelled in, and they keep this watch.
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
         if self.reason is not None:
             self._task.uncancel()
             self.reason = None  # it is on its way: kept here, it and the frames that it has seen would keep one another

@@ -7,21 +7,18 @@ have no such call; then nothing is done.
 """
 
 import ctypes
-import os
+import time
 from collections.abc import Callable
-from pathlib import Path
 from threading import Event, Thread
 from typing import Final
 
 from app.core.threads import name_this_thread
 
 EVERY_S: Final = 10.0
-"""How often the size of the process is looked at."""
+"""How often: each time takes some milliseconds, and what is given back must be asked for again."""
 
-GROWN: Final = 1.03
-"""So many times the size after the last time are worth another; a server at rest is left alone."""
-
-_STATM: Final = Path("/proc/self/statm")
+BUSY: Final = 0.02
+"""A process that computed for less than this part of the time is at rest, and is left alone."""
 
 
 def give_back() -> bool:
@@ -31,27 +28,23 @@ def give_back() -> bool:
 
 
 def keep_giving_back(every_s: float = EVERY_S) -> Callable[[], None]:
-    """Do so now, and from now on where the process has grown; returns what ends it."""
+    """Do so now, and from now on while the process computes and once afterwards; returns what ends it."""
     over = Event()
-    if _malloc_trim() is not None and _STATM.exists():
+    if _malloc_trim() is not None:
         Thread(target=_keep_giving_back, args=(over, every_s), name="imprint-memory", daemon=True).start()
     return over.set
 
 
-def resident_bytes() -> int:
-    """The memory of this process that is in use, shared pages too. Linux only. Raises: `OSError`."""
-    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _keep_giving_back(over: Event, every_s: float) -> None:
     name_this_thread("imprint-memory")
-    least = 0
+    busy = before = True
     while True:
-        if resident_bytes() > GROWN * least:
+        if busy or before:
             give_back()
-            least = resident_bytes()
+        began_s = time.process_time()
         if over.wait(every_s):
             return
+        before, busy = busy, time.process_time() - began_s > BUSY * every_s
 
 
 def _malloc_trim() -> Callable[[int], int] | None:

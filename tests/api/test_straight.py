@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from app.api.deps import WATCH_AFTER_S, _Watch
 from app.api.headers import Asked
 from app.api.routes import predictions
 from app.core.errors import ImprintError
@@ -156,5 +157,26 @@ def test_what_is_refused_is_freed_at_once(client, task, monkeypatch, case):
                 path = f"/v1/tasks/{task['id']}/predict"
                 assert client.post(path, headers=headers, **asked).status_code == status
         assert [one for one in gc.get_objects() if type(one) is Asked] == []
+    finally:
+        gc.enable()
+
+
+def test_what_took_a_while_is_freed_with_its_answer(client, task, monkeypatch):
+    """A coroutine looked for its client meanwhile: nothing of it stays behind."""
+    service = type(client.app.state.services.predict)
+    predict = service.predict
+
+    async def slowly(*given: object, **asked: object) -> object:
+        await asyncio.sleep(3 * WATCH_AFTER_S)
+        return await predict(*given, **asked)
+
+    monkeypatch.setattr(service, "predict", slowly)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            answer = client.post(f"/v1/tasks/{task['id']}/predict", json={"inputs": [[0.0] * 8]})
+            assert answer.status_code == 200
+        assert [one for one in gc.get_objects() if type(one) in {Asked, _Watch}] == []
     finally:
         gc.enable()
