@@ -20,6 +20,7 @@ from app.backbones._base import Backbone
 from app.checkpoints.golden import probe_inputs
 from app.checkpoints.load import Checkpoint
 from app.engine.executors._base import Executor
+from app.engine.executors._streams import ROWS_A_STREAM
 from app.engine.executors.check import Measured, Times, check, measure
 from app.engine.executors.export import exported, stem
 from app.engine.executors.machine import cpu
@@ -202,6 +203,7 @@ def _machine_sha256(backbone: Backbone, names: list[str], wish: Wish) -> str:
     parts = {
         "cpu": cpu(),
         "threads": torch.get_num_threads(),
+        "rows_a_stream": ROWS_A_STREAM,
         "versions": {name: _version(name) for name in (TORCH, *names)},
         "micro_batch": [backbone.micro_batch_examples("cpu"), wish.micro_batch_tokens],
     }

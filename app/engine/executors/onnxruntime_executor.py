@@ -1,6 +1,7 @@
 """Runs a backbone with ONNX Runtime, on the CPU."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -8,35 +9,46 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from app.backbones._base import Backbone
 from app.core.episode import Features
-from app.engine.executors._base import Executor
+from app.engine.executors._streams import StreamsExecutor, Wait
 
 _FATAL = 4
 """Severity from which it writes to standard error itself; its errors are raised anyway."""
 
 
 @final
-class OnnxRuntimeExecutor(Executor):
-    """An exported backbone in a session of its own, on as many threads as torch has."""
+class OnnxRuntimeExecutor(StreamsExecutor):
+    """An exported backbone in sessions of its own, on as many threads as torch has."""
 
     name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, backbone: Backbone, exported: Path, micro_batch_tokens: int | None = None) -> None:
-        super().__init__(backbone, torch.device("cpu"), micro_batch_tokens)
-        runtime = _library()
-        options = runtime.SessionOptions()
-        options.log_severity_level = _FATAL
-        options.intra_op_num_threads = torch.get_num_threads()
-        # As OpenMP's threads (decision record 7): a thread that spins for others keeps a core from decoding.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = runtime.InferenceSession(str(exported), options, providers=["CPUExecutionProvider"])
+    def _open(self, exported: Path) -> None:
+        self._session = _session(exported, self.streams)
         self._names = [one.name for one in self._session.get_inputs()]
+        if self.streams > 1:
+            # One for all streams: who runs it computes.
+            self._narrow = _session(exported, 1)
+            self._threads = [ThreadPoolExecutor(1, f"imprint-stream-{stream}") for stream in range(self.streams)]
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
-        inputs = [rows.numpy()] if places is None else [rows.numpy(), places.numpy()]
-        named = dict(zip(self._names, inputs, strict=True))
-        return torch.from_numpy(self._session.run(None, named)[0])
+    def _together(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Features:
+        return self._run(self._session, rows, places)
+
+    def _begin(self, stream: int, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Wait:
+        return self._threads[stream].submit(self._run, self._narrow, rows, places).result
+
+    def _run(self, session: Any, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Features:
+        inputs = [one.numpy() for one in (rows, places) if one is not None]
+        return torch.from_numpy(session.run(None, dict(zip(self._names, inputs, strict=True)))[0])
+
+
+def _session(exported: Path, threads: int) -> Any:
+    runtime = _library()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
+    # As OpenMP's threads (decision record 7): a thread that spins for others keeps a core from decoding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return runtime.InferenceSession(str(exported), options, providers=["CPUExecutionProvider"])
 
 
 def _library() -> Any:

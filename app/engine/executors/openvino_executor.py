@@ -10,12 +10,11 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
-from app.backbones._base import Backbone
 from app.core.episode import Features
-from app.engine.executors._base import Executor
+from app.engine.executors._streams import StreamsExecutor, Wait
 from app.engine.executors.machine import cpu
 
 _logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ _DIGEST: Final = 64
 
 
 @final
-class OpenVinoExecutor(Executor):
+class OpenVinoExecutor(StreamsExecutor):
     """An exported backbone, compiled for this CPU, on as many threads as torch has.
 
     What was compiled is kept beside the export: to compile MiniLM takes five times as long as to read it.
@@ -33,30 +32,41 @@ class OpenVinoExecutor(Executor):
 
     name: ClassVar[str] = "openvino"
 
-    def __init__(self, backbone: Backbone, exported: Path, micro_batch_tokens: int | None = None) -> None:
-        super().__init__(backbone, torch.device("cpu"), micro_batch_tokens)
+    def _open(self, exported: Path) -> None:
         self._library = _library()
         options = {
             # Without it, a CPU that knows bfloat16 or float16 computes in that.
             "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": self.streams,
             "NUM_STREAMS": 1,
             # The cores are shared with decoding and HTTP: threads stay free to move.
             "ENABLE_CPU_PINNING": False,
         }
-        model, memory = _compiled(self._library, exported, options)
-        self._request = model.create_infer_request()
-        # The model reads its weights from there and holds no reference itself.
-        self._memory = memory
+        each = [options] if self.streams == 1 else [options, options | {"NUM_STREAMS": self.streams}]
+        # The models read their weights from that memory and hold no reference themselves.
+        (whole, *streams), self._memory = _models(self._library, exported, each)
+        self._request = whole.create_infer_request()
+        self._requests = [one.create_infer_request() for one in streams for _ in range(self.streams)]
 
-    def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
+    def _together(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Features:
+        return self._started(self._request, rows, places)()
+
+    def _begin(self, stream: int, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Wait:
+        return self._started(self._requests[stream], rows, places)
+
+    def _started(self, request: Any, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Wait:
         # Held until it is computed: the library shares the memory and would not keep it.
         held = [one.contiguous().numpy() for one in (rows, places) if one is not None]
         for index, one in enumerate(held):
-            self._request.set_input_tensor(index, self._library.Tensor(one, shared_memory=True))
-        self._request.infer()
-        # The next forward writes to the same memory.
-        return torch.from_numpy(self._request.get_output_tensor().data.copy())
+            request.set_input_tensor(index, self._library.Tensor(one, shared_memory=True))
+        request.start_async()
+
+        def wait(_held: object = held) -> Features:
+            request.wait()
+            # The next forward writes to the same memory.
+            return torch.from_numpy(request.get_output_tensor().data.copy())
+
+        return wait
 
 
 def _library() -> Any:
@@ -67,30 +77,46 @@ def _library() -> Any:
     return openvino
 
 
-def _compiled(library: Any, exported: Path, options: dict[str, object]) -> tuple[Any, object]:
-    """The compiled model and the memory that it stands on: as it was kept, or made and kept."""
+def _models(library: Any, exported: Path, each: list[dict[str, object]]) -> tuple[list[Any], object]:
+    """The compiled model by each of these options, and the memory that they stand on: as it was kept, or made anew.
+
+    What is compiled by the first of the options serves all of them.
+    """
     core = library.Core()
-    parts = json.dumps([library.get_version(), cpu(), options], sort_keys=True)
+    parts = json.dumps([library.get_version(), cpu(), each[0]], sort_keys=True)
     kept = exported.with_name(f"{exported.stem}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.openvino")
     if kept.is_file():
         try:
-            # Mapped; "c", since the library takes only what it might write to.
-            memory = np.memmap(kept, np.uint8, mode="c")
-            if memory[:_DIGEST].tobytes() == hashlib.sha256(memory[_DIGEST:].data).hexdigest().encode():
-                return core.import_model(library.Tensor(memory[_DIGEST:], shared_memory=True), "CPU", options), memory
-            _logger.warning("a compiled backbone is damaged and is made anew: %s", kept.name)
+            memory = _mapped(kept)
+            return _imported(library, core, memory, each), memory
         except (OSError, ValueError, RuntimeError) as error:
-            _logger.warning("a compiled backbone cannot be read and is made anew: %s", error)
-    model = core.compile_model(exported, "CPU", options)
-    _keep(model.export_model().getvalue(), kept)
-    return model, None
+            _logger.warning("a compiled backbone cannot be read and is made anew: %s: %s", kept.name, error)
+    content = core.compile_model(exported, "CPU", each[0]).export_model().getvalue()
+    memory = _mapped(kept) if _keep(content, kept) else np.frombuffer(bytearray(content), np.uint8)
+    return _imported(library, core, memory, each), memory
 
 
-def _keep(content: bytes, path: Path) -> None:
+def _imported(library: Any, core: Any, memory: UInt8[np.ndarray, " size"], each: list[dict[str, object]]) -> list[Any]:
+    return [core.import_model(library.Tensor(memory, shared_memory=True), "CPU", options) for options in each]
+
+
+def _mapped(kept: Path) -> UInt8[np.ndarray, " size"]:
+    """A kept model, mapped. Raises: `ValueError` where it is not what was written, `OSError`."""
+    # "c", since the library takes only what it might write to.
+    memory = np.memmap(kept, np.uint8, mode="c")
+    if memory[:_DIGEST].tobytes() != hashlib.sha256(memory[_DIGEST:].data).hexdigest().encode():
+        raise ValueError("it is damaged")
+    return memory[_DIGEST:]
+
+
+def _keep(content: bytes, path: Path) -> bool:
+    """Whether there was room for it."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new.", delete=False) as stream:
             stream.write(hashlib.sha256(content).hexdigest().encode())
             stream.write(content)
         Path(stream.name).replace(path)
+        return True
     except OSError as error:
         _logger.warning("a compiled backbone cannot be kept, and is compiled at every start: %s", error)
+        return False
