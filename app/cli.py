@@ -45,6 +45,8 @@ def serve(
     with _uncollected():
         import uvicorn  # noqa: PLC0415 - `--help` need not wait for torch
 
+        from app.api.protocol import Protocol  # noqa: PLC0415
+
         settings = _checked({"host": host, "port": port})
         create_app = uvicorn.importer.import_from_string(APP)
     uvicorn.run(
@@ -52,6 +54,7 @@ def serve(
         factory=True,
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -59,8 +59,7 @@ class Application:
         scope["route"] = self._route
         request = Asked(scope, receive)
         call = call_within(self._deadline_s, header(request, b"x-deadline-ms"))
-        if scope["query_string"]:
-            await known_query(request)
+        await known_query(request)
         response = await predictions.predict(request, scope[TASK], self.state.services, self._metrics, call)
         await response(scope, receive, send)
 

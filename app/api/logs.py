@@ -1,12 +1,13 @@
 """Structured logs: one JSON object a line, ours and the libraries' alike, on standard error."""
 
+import asyncio
 import json
 import logging
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import structlog
 from pydantic_core import to_json
@@ -42,7 +43,7 @@ def configure(log_format: Literal["json", "console"], level: str) -> None:
         logger_factory=_writer,
         cache_logger_on_first_use=True,
     )
-    _Lines.at_once = log_format == "json" and logging.getLevelNamesMapping()[level.upper()] <= logging.INFO
+    _Lines.straight = log_format == "json" and logging.getLevelNamesMapping()[level.upper()] <= logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -71,20 +72,40 @@ def _with_request_id(_: Any, __: str, line: structlog.typing.EventDict) -> struc
 class _Lines:
     """How the lines of requests are written."""
 
-    at_once = False
-    """Straight to standard error, not by way of structlog."""
+    straight = False
+    """To standard error, not by way of structlog."""
+    waiting: ClassVar[list[str]] = []
+    """What was made in this pass of the event loop: a write a pass costs less than one a line."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """The one that has them written; one that ended before it came round wrote nothing."""
+
+    @classmethod
+    def add(cls, line: str) -> None:
+        """Only on an event loop."""
+        loop = asyncio.get_running_loop()
+        if not cls.waiting or cls.loop is not loop:
+            cls.loop = loop
+            loop.call_soon(cls.write)
+        cls.waiting.append(line)
+
+    @classmethod
+    def write(cls) -> None:
+        """All that wait."""
+        lines, cls.waiting = cls.waiting, []
+        if lines:
+            _write("\n".join(lines))
 
 
 def request(fields: dict[str, object], *, quiet: bool) -> None:
     """The line of one request. In JSON it is made here: that costs half of what the chain does, for every request."""
     if quiet:
         _log.debug("request", **fields)
-    elif not _Lines.at_once:
+    elif not _Lines.straight:
         _log.info("request", **fields)
     else:
         stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         line = {**fields, "event": "request", "logger": "imprint.http", "level": "info", "timestamp": stamp}
-        _write(_json(line, repr))
+        _Lines.add(_json(line, repr))
 
 
 def _json(line: object, default: Callable[[Any], Any]) -> str:

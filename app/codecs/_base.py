@@ -108,7 +108,7 @@ class Codec(ABC):
 
     def stack(self, tensors: Sequence[Shaped[Tensor, "..."]]) -> Shaped[Tensor, "n ..."]:
         """Make one batch of at least one example, padded where the modality pads. One alone is not copied."""
-        return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+        return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
     def refuse_kind(self, raw: RawInput) -> NoReturn:
         """Say which kind of input this codec reads. Raises: `WrongKind`."""

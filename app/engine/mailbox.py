@@ -21,14 +21,16 @@ class Mailbox:
         self._ringing = False
 
     def ring(self, bell: Callable[[], None]) -> None:
-        """Call `bell` once the loop has done what it has to do now. Call this on the loop, with one bell only.
+        """Call `bell` once the loop has done what it has to do now, and what came meanwhile. Call this on the loop,
+        with one bell only.
 
         To wake a thread costs a system call, and the thread then wants the interpreter: so works that are put in one
-        after the other ring once.
+        after the other ring once. What came while they were put in joins their batch.
         """
         if not self._ringing:
             self._ringing = True
-            self.loop.call_soon(self._ring, bell)
+            # The first call comes before what the loop takes from its sockets then.
+            self.loop.call_soon(self.loop.call_soon, self._ring, bell)
 
     def _ring(self, bell: Callable[[], None]) -> None:
         self._ringing = False

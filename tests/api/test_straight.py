@@ -124,7 +124,7 @@ def test_a_log_that_cannot_be_written_fails_no_request(client, task, monkeypatch
 
         def flush(self) -> None: ...
 
-    monkeypatch.setattr("app.api.logs._Lines.at_once", True)
+    monkeypatch.setattr("app.api.logs._Lines.straight", True)
     monkeypatch.setattr("sys.stderr", Full())
     assert client.post(f"/v1/tasks/{task['id']}/predict", json={"inputs": [[0.0] * 8]}).status_code == 200
 
