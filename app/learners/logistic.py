@@ -10,7 +10,8 @@ from torch import Tensor
 
 from app.core.episode import TaskState
 from app.learners._base import EmbeddingLearner, EmbeddingSettings, LearnerSettings
-from app.learners._distance import class_means, in_units, spread
+from app.learners._distance import class_means, spread
+from app.learners._head_loop import head_scores
 from app.learners._softmax_fit import SoftmaxFits
 
 _EXACT_BELOW = 4_000_000
@@ -80,8 +81,7 @@ class Logistic(EmbeddingLearner[LogisticSettings]):
 
     def score(self, state: TaskState, features: Float[Tensor, "*t q dim"]) -> Float[Tensor, "*t q way"]:
         """Linear scores of embedded queries."""
-        rows = in_units(self.prepare(features), state["unit"]) - state["centre"][..., None, :]
-        return rows @ state["weights"] + state["bias"][..., None, :]
+        return head_scores(state, self.prepare(features))
 
     def cross_validate(
         self, features: Float[Tensor, "s dim"], labels: Int64[Tensor, " s"], way: int, folds: Int64[Tensor, " s"]
