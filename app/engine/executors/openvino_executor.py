@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -77,12 +78,19 @@ def _library() -> Any:
     return openvino
 
 
+@cache
+def _core() -> Any:
+    """The one of this process. Each sets up a stack for signals in the thread that makes it, and in which order they
+    go decides what that thread is left with: with several, that was memory given back, and the next signal killed."""
+    return _library().Core()
+
+
 def _models(library: Any, exported: Path, each: list[dict[str, object]]) -> tuple[list[Any], object]:
     """The compiled model by each of these options, and the memory that they stand on: as it was kept, or made anew.
 
     What is compiled by the first of the options serves all of them.
     """
-    core = library.Core()
+    core = _core()
     parts = json.dumps([library.get_version(), cpu(), each[0]], sort_keys=True)
     kept = exported.with_name(f"{exported.stem}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.openvino")
     if kept.is_file():
