@@ -7,6 +7,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar, Final, final
 
 import numpy as np
@@ -78,6 +79,15 @@ def _library() -> Any:
     return openvino
 
 
+_MAKING: Final = Lock()
+"""Held while the core is asked for: backbones are opened in several threads, and `cache` lets two make one each."""
+
+
+def _the_core() -> Any:
+    with _MAKING:
+        return _core()
+
+
 @cache
 def _core() -> Any:
     """The one of this process. Each sets up a stack for signals in the thread that makes it, and in which order they
@@ -90,7 +100,7 @@ def _models(library: Any, exported: Path, each: list[dict[str, object]]) -> tupl
 
     What is compiled by the first of the options serves all of them.
     """
-    core = _core()
+    core = _the_core()
     parts = json.dumps([library.get_version(), cpu(), each[0]], sort_keys=True)
     kept = exported.with_name(f"{exported.stem}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.openvino")
     if kept.is_file():
