@@ -167,6 +167,8 @@ async def inputs_of(request: Request, modality: Modality, services: Services) ->
     body = await body_of(request)
     if media_type == MULTIPART:
         parts = await services.workers.decode(read_multipart, body, request.headers["content-type"], services.limits)
+        if not parts:
+            raise EmptyBody("The multipart body has no parts.")
         return [_raw_part(part, modality, f"/parts/{index}") for index, part in enumerate(parts)]
     if media_type in SAFETENSORS:
         return await services.workers.decode(read_vectors, body, services.limits)

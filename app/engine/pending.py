@@ -16,24 +16,22 @@ from app.engine.mailbox import Mailbox
 from app.engine.work import Outcome, Work
 
 BatchKey: TypeAlias = tuple[str, tuple[int, ...] | None, torch.dtype]
-"""Works may share a forward when these agree: backbone, sizes of the axes that are not padded, type."""
+"""Works may share a forward when these agree: backbone, sizes of the axes where those are not padded, type."""
 
 
 def batch_key(work: Work[Any], backbone: Backbone) -> BatchKey:
     """The key of a work; without rows it needs no forward and fits with all of its kind.
 
-    Raises: `ValueError` for inputs of another number of axes than the backbone takes.
+    Raises: `ValueError` for inputs of another shape than the backbone takes. It is asked here for all executors: a
+    library may answer what it refuses with what it answered last.
     """
     inputs = work.inputs
     if not inputs.shape[0]:  # `len` of a tensor takes longer
         return (work.backbone, None, inputs.dtype)
-    sizes = inputs.shape[1:]
-    if len(sizes) != len(backbone.input_shape):
-        raise ValueError(f"inputs of shape {tuple(inputs.shape)} for a backbone of {backbone.input_shape}")
-    if backbone.pads:
-        fixed = tuple(size for size, wanted in zip(sizes, backbone.input_shape, strict=True) if wanted is not None)
-        return (work.backbone, fixed, inputs.dtype)
-    return (work.backbone, tuple(sizes), inputs.dtype)
+    sizes, shape = tuple(inputs.shape[1:]), backbone.input_shape
+    if len(sizes) != len(shape) or any(wanted not in (None, size) for size, wanted in zip(sizes, shape, strict=True)):
+        raise ValueError(f"inputs of shape {tuple(inputs.shape)} for a backbone of {shape}")
+    return (work.backbone, () if backbone.pads else sizes, inputs.dtype)
 
 
 @final

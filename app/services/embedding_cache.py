@@ -70,14 +70,15 @@ class EmbeddingCache:
 
     def remember(self, keys: Sequence[tuple[str, str]], features: Float[Tensor, "n dim"]) -> None:
         """Keep embeddings, each for itself; as many as the budget holds. Of many, this takes its time."""
+        # Not views, which would hold all rows of their work. Made before the lock is held: the event loop recalls.
+        rows = [row.copy() for row in features.numpy()]
         evicted = 0
         with self._lock:
-            for key, row in zip(keys, features.numpy(), strict=True):
+            for key, row in zip(keys, rows, strict=True):
                 cost = _cost_bytes(row)
                 if key in self._rows or cost > self._budget_bytes:
                     continue
-                # Not a view, which would hold all rows of its work.
-                self._rows[key] = row.copy()
+                self._rows[key] = row
                 self._size_bytes += cost
                 while self._size_bytes > self._budget_bytes:
                     _, gone = self._rows.popitem(last=False)

@@ -254,6 +254,11 @@ def test_a_multipart_body_without_a_boundary(client):
     refused(client.post("/v1/tasks", params={"backbone": PHOTO}, content=b"x", headers=headers), 400, "bad-multipart")
 
 
+def test_a_multipart_body_without_a_part_holds_no_input(client, task):
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    refused(client.post(f"/v1/tasks/{task['id']}/predict", content=b"--B--\r\n", headers=headers), 400, "empty-body")
+
+
 def test_a_multipart_body_without_a_backbone(client):
     response = client.post("/v1/tasks", files=[("a", (None, "[1]"))])
     refused(response, 422, "invalid-request", "/query/backbone")

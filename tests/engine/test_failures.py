@@ -225,3 +225,12 @@ def test_inputs_of_a_wrong_shape_are_refused_before_they_are_queued(bench, play)
     one = bench()
     with pytest.raises(ValueError, match="inputs of shape"):
         play(one.engine.run(Work(backbone="a", inputs=torch.ones(1, 2, 3), head=len)))
+
+
+def test_inputs_of_a_wrong_size_are_refused_before_they_are_queued(bench, play) -> None:
+    one = bench()
+    one.backbone.input_shape = (3,)
+    with pytest.raises(ValueError, match=r"inputs of shape \(1, 2\) for a backbone of \(3,\)"):
+        play(one.engine.run(Work(backbone="a", inputs=torch.ones(1, 2), head=len)))
+    assert play(one.engine.run(Work(backbone="a", inputs=torch.ones(1, 3), head=len))).value == 1
+    assert len(one.backbone.batches) == 1
