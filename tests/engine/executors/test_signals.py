@@ -4,8 +4,6 @@ import gc
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = """
 import gc, signal, sys
 from pathlib import Path
@@ -24,7 +22,6 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its stacks")
 def test_a_signal_is_heard_after_executors_have_gone(make, folder):
     one = make("openvino", "resnet")
     del one
