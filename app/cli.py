@@ -3,9 +3,10 @@
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -29,6 +30,10 @@ torch, and the event loop is slow to give it back: a tenth of the usual 5 ms ser
 a head of its own, and the same where none had.
 """
 
+NOT_STARTED: Final = 3
+DEVICE_LOST: Final = 70
+"""Exit codes of `serve`: what it needs to start is missing, and a device that only a new process can use again."""
+
 cli = typer.Typer(name="imprint", no_args_is_help=True, add_completion=False, help=__doc__)
 
 
@@ -41,7 +46,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (IMPRINT_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (IMPRINT_PORT).")] = None,
 ) -> None:
-    """Serve the HTTP API until SIGTERM or Ctrl-C."""
+    """Serve the HTTP API until SIGTERM or Ctrl-C.
+
+    Exits with 70 where the device was lost to this process: have it started again.
+    """
     with _uncollected():
         import uvicorn  # noqa: PLC0415 - `--help` need not wait for torch
 
@@ -49,8 +57,14 @@ def serve(
 
         settings = _checked({"host": host, "port": port})
         create_app = uvicorn.importer.import_from_string(APP)
-    uvicorn.run(
-        partial(create_app, settings, when_ready=_settle),
+    lost = Event()
+
+    def when_lost() -> None:
+        lost.set()
+        server.should_exit = True
+
+    config = uvicorn.Config(
+        partial(create_app, settings, when_ready=_settle, when_lost=when_lost),
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -61,6 +75,13 @@ def serve(
         proxy_headers=False,  # nothing here asks who the client is
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
     )
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise typer.Exit(NOT_STARTED)
+    if lost.is_set():
+        raise typer.Exit(DEVICE_LOST)
 
 
 def _checked(changed: dict[str, Any]) -> "Settings":

@@ -32,14 +32,22 @@ log = structlog.get_logger("imprint.main")
 DESCRIPTION = "POST a handful of labelled examples, get a stored classifier, ask it for predictions."
 
 
-def create_app(settings: Settings | None = None, *, when_ready: Callable[[], None] = lambda: None) -> Application:
-    """The server. What it holds is opened when it starts, before `when_ready` is called, and closed when it ends."""
+def create_app(
+    settings: Settings | None = None,
+    *,
+    when_ready: Callable[[], None] = lambda: None,
+    when_lost: Callable[[], None] = lambda: None,
+) -> Application:
+    """The server. What it holds is opened when it starts, before `when_ready` is called, and closed when it ends.
+
+    `when_lost` is called, on a thread of the engine's, where it cannot compute any more: end the process.
+    """
     settings = settings or Settings()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        running = opened(settings, metrics)
+        running = opened(settings, metrics, when_lost)
         app.state.services = await asyncio.to_thread(running.__enter__)
         when_ready()
         try:
@@ -65,7 +73,7 @@ def create_app(settings: Settings | None = None, *, when_ready: Callable[[], Non
 
 
 @contextmanager
-def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
+def opened(settings: Settings, metrics: Metrics, when_lost: Callable[[], None] = lambda: None) -> Iterator[Services]:
     """Checkpoints loaded, registry open, engine running; all of it closed at the end, in the opposite order."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -76,7 +84,14 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Services]:
         wish = Wish(settings.executor, settings.executor_folder(), settings.engine.micro_batch_tokens)
         choices = choose_all(checkpoints, device, wish)
         executors = {name: one.executor for name, one in choices.items()}
-        engine = Engine(backbones, device=device, settings=settings.engine, observer=metrics, executors=executors)
+        engine = Engine(
+            backbones,
+            device=device,
+            settings=settings.engine,
+            observer=metrics,
+            executors=executors,
+            on_lost=when_lost,
+        )
         catalogue_ = Catalogue(checkpoints, settings.limits, device, choices)
         with closing(Workers(settings.decode_threads)) as workers:
             engine.start()

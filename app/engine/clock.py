@@ -23,6 +23,9 @@ class Clock(Protocol):
     def settle(self) -> None:
         """Wait for the device, if anything waits to be called, and call it, in order."""
 
+    def answers(self) -> bool:
+        """Whether the device still does what it is asked; asked where it failed, since it waits for all of it."""
+
 
 @final
 class CpuClock:
@@ -38,6 +41,10 @@ class CpuClock:
 
     def settle(self) -> None:
         """Nothing waits."""
+
+    def answers(self) -> bool:
+        """Always: whoever asks runs on it."""
+        return True
 
 
 @final
@@ -65,6 +72,15 @@ class CudaClock:
         waiting[-1][1].synchronize()
         for since, until, then in waiting:
             then(since.elapsed_time(until) / 1000)
+
+    def answers(self) -> bool:
+        """Not after an illegal access, a failed assertion in a kernel or a fault of the card: from then on each call of
+        this process fails, whoever makes it."""
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+        return True
 
 
 def clock_of(device: torch.device) -> Clock:

@@ -66,6 +66,10 @@ class DeviceThread:
         self.ended = False
         self.finished = False
         """Ended because the queue was closed and empty."""
+        self.lost = False
+        """Ended because the device failed, and fails whatever it is asked from now on."""
+        self.batches = 0
+        """Batches that it came to the end of."""
 
     def start(self) -> None:
         """Begin to take work; this thread must be the queue's owner."""
@@ -94,6 +98,7 @@ class DeviceThread:
             _logger.warning("a device thread that hung came back and ended")
         except BaseException:
             _logger.critical("the device thread died", exc_info=True)
+            self.lost = not self._clock.answers()
         finally:
             self.ended = True
             self._on_end()
@@ -111,12 +116,8 @@ class DeviceThread:
         # Without rows it is a refit of stored embeddings, which may be a long one.
         done.sort(key=lambda one: one.work.inputs.shape[0] or len(slices) + one.work.cost_examples)
         light = [one for one in done if not one.work.head_examples]
-        if light:
-            backbone, began = light[0].work.backbone, self._clock.mark()
-            with one_cpu_thread():
-                for able in side_by_side(light):
-                    self._run_together(able)
-            self._clock.when_known(began, partial(self._observer.on_heads, backbone))
+        self._run_light([one for one in light if one.work.scores])
+        self._run_light([one for one in light if not one.work.scores])
         self._clock.settle()
         heavy = [one for one in done if one.work.head_examples]
         for able in side_by_side(heavy):
@@ -124,7 +125,19 @@ class DeviceThread:
             self._run_together(able)
             self._clock.when_known(began, partial(self._observer.on_heads, able[0].work.backbone))
             self._clock.settle()
+        self.batches += 1
         return True
+
+    def _run_light(self, light: Sequence[Pending]) -> None:
+        """Run heads on one CPU thread, and wait for the device once."""
+        if not light:
+            return
+        backbone, began = light[0].work.backbone, self._clock.mark()
+        with one_cpu_thread():
+            for able in side_by_side(light):
+                self._run_together(able)
+        self._clock.when_known(began, partial(self._observer.on_heads, backbone))
+        self._clock.settle()
 
     def _run_backbone(self, slices: Sequence[Slice], queue_examples: int) -> None:
         backbone = slices[0].pending.work.backbone
@@ -174,11 +187,11 @@ class DeviceThread:
         features: list[Features] = []
         try:
             features.extend(map(self._features, able))
-            with beating(partial(self._beat_of_heads, able)):
+            with beating(partial(self._beat_of, able)):
                 values = joint.run([one.work.head for one in able], features)
             if len(values) != len(able):
                 raise RuntimeError(f"{len(values)} results of {len(able)} heads")
-        except NobodyWaits:
+        except (NobodyWaits, DeadlinePassed):
             pass  # each hears why by itself
         except Exception:
             _logger.warning("%d heads failed together", len(able), exc_info=True)
@@ -202,7 +215,7 @@ class DeviceThread:
         began = self._clock.mark()
         try:
             features = self._features(pending)
-            with beating(partial(self._beat_of_head, pending)):
+            with beating(partial(self._beat_of, [pending])):
                 value = work.head(features)
         except ImprintError as error:
             self._fail(pending, error)
@@ -230,19 +243,14 @@ class DeviceThread:
 
         self._clock.when_known(began, known)
 
-    def _beat_of_heads(self, together: Sequence[Pending]) -> None:
+    def _beat_of(self, works: Sequence[Pending]) -> None:
         """Show life between the steps of heads, and end them where each one's answer would come too late."""
+        self.beat()
+        waiting = [one for one in works if not one.finished]
+        if not waiting:
+            raise NobodyWaits
         now_s = time.monotonic()
-        self.beat()
-        if all(one.finished or one.expired(now_s) for one in together):
-            raise NobodyWaits
-
-    def _beat_of_head(self, pending: Pending) -> None:
-        """Show life between the steps of a head, and end one whose answer would come too late."""
-        self.beat()
-        if pending.finished:
-            raise NobodyWaits
-        if pending.expired(time.monotonic()):
+        if all(one.expired(now_s) for one in waiting):
             raise DeadlinePassed("The deadline passed during the computation.")
 
     def _fail(self, pending: Pending, error: Exception) -> None:

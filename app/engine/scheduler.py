@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Event, Thread
 from typing import Any, TypeVar, final
 
@@ -31,13 +31,17 @@ BATCH_EXAMPLES = {"cpu": 64, "cuda": 512}
 TICK_S = 0.5
 """How often the supervisor looks for a hang and for passed deadlines; a death wakes it at once."""
 
+HANGS_IN_A_ROW = 3
+"""So many threads one after the other that hung in their first batch, and the device counts as lost."""
+
 
 @final
 class Engine:
     """Runs works on one device. `start` and `stop` it once; `run` from one event loop or several.
 
     A request is always answered: when the device thread dies or hangs, all that wait get `EngineDown`
-    and a new thread takes over.
+    and a new thread takes over. Where that cannot help, as the device itself is lost to this process, `on_lost` is
+    called once, on the supervisor's thread, and new works get `Draining`: end the process and start another.
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class Engine:
         settings: EngineSettings | None = None,
         observer: EngineObserver | None = None,
         executors: Mapping[str, Executor] | None = None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.device = device
+        self._on_lost = on_lost
         self.settings = settings or EngineSettings()
         self._backbones = dict(backbones)
         self._observer: EngineObserver = observer or NullObserver()
@@ -64,6 +70,7 @@ class Engine:
         self._stopped = Event()
         self._down = "The engine has not been started."
         self._restarts = 0
+        self._hangs_in_a_row = 0
         self._mailbox: Mailbox | None = None
 
     def start(self) -> None:
@@ -126,7 +133,7 @@ class Engine:
         silent_s = self._thread.silent_s(time.monotonic()) if self._thread else 0.0
         reason = self._down
         if self._queue.closed:
-            reason = "The engine is shutting down."
+            reason = reason or "The engine is shutting down."
         elif silent_s > self.settings.hang_timeout_s:
             reason = self._hang(silent_s)
         return Health(not reason, reason, self._queue.examples, self._restarts, silent_s)
@@ -151,17 +158,26 @@ class Engine:
                 return
             silent_s = thread.silent_s(time.monotonic())
             if thread.ended:
-                self._replace(thread, "The device thread died.")
+                self._replace(thread, "The device thread died.", lost=thread.lost)
             elif silent_s > self.settings.hang_timeout_s:
-                self._replace(thread, self._hang(silent_s))
+                self._hangs_in_a_row = 1 if thread.batches else self._hangs_in_a_row + 1
+                self._replace(thread, self._hang(silent_s), lost=self._hangs_in_a_row >= HANGS_IN_A_ROW)
             self._queue.expire()
 
-    def _replace(self, thread: DeviceThread, reason: str) -> None:
-        self._down = reason
+    def _replace(self, thread: DeviceThread, reason: str, *, lost: bool) -> None:
+        self._down = f"{reason} The device is lost to this process." if lost else reason
         thread.retired = True
-        successor = self._new_thread()
+        successor = None if lost else self._new_thread()
+        if successor is None:
+            self._queue.close()  # before the rest is given up, so that nothing comes after it
         for pending in self._queue.hand_over(successor):
-            pending.fail(EngineDown(f"{reason} It is being started again; try again.", retry_after_s=1.0))
+            then = "The server ends" if lost else "It is being started again"
+            pending.fail(EngineDown(f"{self._down} {then}; try again.", retry_after_s=1.0))
+        if successor is None:
+            self._stopped.set()
+            _logger.critical("%s The server must be started again.", self._down)
+            self._on_lost()
+            return
         self._restarts += 1
         _logger.error("%s It is started again, restart %d.", reason, self._restarts)
         self._observer.on_restart(reason)

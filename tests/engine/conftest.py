@@ -163,11 +163,17 @@ def bench() -> Iterator[Callable[..., Bench]]:
     """Makes running engines: `bench(batch_examples=8)`."""
     made: list[Bench] = []
 
-    def make(**settings: Any) -> Bench:
+    def make(on_lost: Callable[[], None] = lambda: None, **settings: Any) -> Bench:
         gated = {"a": GatedBackbone(), "b": GatedBackbone()}
         backbones: dict[str, Backbone] = {**gated, "text": TextBackbone()}
         recorder = Recorder()
-        engine = Engine(backbones, device=torch.device("cpu"), settings=EngineSettings(**settings), observer=recorder)
+        engine = Engine(
+            backbones,
+            device=torch.device("cpu"),
+            settings=EngineSettings(**settings),
+            observer=recorder,
+            on_lost=on_lost,
+        )
         engine.start()
         made.append(Bench(engine, gated, recorder))
         return made[-1]

@@ -1,6 +1,7 @@
 """When a batch's answers are handed out: at once on a CPU, after one wait where the device computes elsewhere."""
 
 import asyncio
+import dataclasses
 import time
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from app.engine import device as device_module
 from app.engine.clock import CpuClock, CudaClock, clock_of
+from app.engine.errors import Draining, EngineDown
+from app.engine.work import Together
 
 DEVICES = [
     "cpu",
@@ -23,6 +26,7 @@ class LateClock:
     def __init__(self) -> None:
         self.waiting = []
         self.waits = 0
+        self.answering = True
 
     def mark(self):
         return time.monotonic()
@@ -36,6 +40,9 @@ class LateClock:
         waiting, self.waiting = self.waiting, []
         for seconds, then in waiting:
             then(seconds)
+
+    def answers(self):
+        return self.answering
 
 
 @pytest.fixture
@@ -96,8 +103,6 @@ def test_a_failure_of_one_is_no_failure_of_the_others_that_wait_with_it(bench, p
 
 
 def test_a_device_that_fails_while_it_is_waited_for_is_replaced_and_nobody_hangs(bench, play, late) -> None:
-    from app.engine.errors import EngineDown
-
     one = bench()
 
     def broken():
@@ -111,6 +116,56 @@ def test_a_device_that_fails_while_it_is_waited_for_is_replaced_and_nobody_hangs
         play(one.engine.run(one.work(1)))
     assert play(one.engine.run(one.work(2))).value == [4.0]
     assert one.engine.health().restarts == 1
+
+
+def test_a_device_that_is_lost_is_not_tried_again_and_the_process_is_told(bench, play, late) -> None:
+    lost, one = [], None
+    one = bench(on_lost=lambda: lost.append(one.engine.health()))
+    late.answering = False
+
+    def broken():
+        if late.waiting:
+            late.waiting = []
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    late.settle = broken
+
+    async def scene():
+        first = await one.occupy()
+        tasks = await one.queue(one.work(1), one.work(2))
+        one.open()
+        return await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    assert {type(error) for error in play(scene())} == {EngineDown}, "all that waited were told"
+    one.until(lambda: lost)
+    with pytest.raises(Draining):
+        play(one.engine.run(one.work(3)))
+    (health,) = lost
+    assert not health.ok
+    assert "lost" in health.reason
+    assert one.engine.health() == health, "it stays so"
+    assert one.recorder.restarts == []
+
+
+def test_predictions_are_answered_before_the_fits_of_their_batch_are_asked_for(bench, play, late) -> None:
+    one, order = bench(), []
+    settle = late.settle
+    late.settle = lambda: (order.append("wait") if late.waiting else None, settle())[1]
+
+    def scored(features):
+        order.append("score")
+        return [0.0]
+
+    scoring = Together(
+        "score", 8, lambda heads, features: [head(own) for head, own in zip(heads, features, strict=True)]
+    )
+    works = [
+        one.work(1, head=lambda _: order.append("fit")),
+        dataclasses.replace(one.work(2), head=scored, together=scoring),
+        dataclasses.replace(one.work(3), head=scored, together=scoring),
+    ]
+    _answers(one, play, works)
+    assert order == ["wait", "score", "score", "wait", "fit", "wait"]
 
 
 @pytest.mark.parametrize("name", DEVICES)
@@ -127,6 +182,7 @@ def test_a_clock_tells_the_seconds_of_what_was_asked_for(name) -> None:
     assert float(product[0, 0]) == 64
     clock.settle()
     assert len(told) == 2
+    assert clock.answers()
 
 
 def test_each_kind_of_device_has_its_clock() -> None:

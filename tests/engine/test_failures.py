@@ -9,11 +9,12 @@ import torch
 
 from app.engine.budget import Budgets
 from app.engine.device import DeviceThread
-from app.engine.errors import DeviceMemoryFull, EngineDown, EngineFailure
+from app.engine.errors import DeviceMemoryFull, Draining, EngineDown, EngineFailure
 from app.engine.mailbox import Mailbox
 from app.engine.observer import NullObserver
 from app.engine.pending import Pending
 from app.engine.queue import WorkQueue
+from app.engine.scheduler import HANGS_IN_A_ROW
 from app.engine.work import Work
 
 
@@ -179,6 +180,42 @@ def test_a_forward_that_hangs_is_not_gone_on_with_when_it_comes_back(bench, play
         assert (await one.engine.run(one.work(300))).value == [600]
 
     play(scene())
+
+
+def test_a_device_on_which_one_thread_after_the_other_hangs_is_lost(bench, play) -> None:
+    lost: list[bool] = []
+    one = bench(on_lost=lambda: lost.append(True), hang_timeout_s=0.3)
+
+    async def scene() -> None:
+        one.backbone.gate.clear()
+        for _ in range(HANGS_IN_A_ROW):
+            assert not lost
+            with pytest.raises(EngineDown):
+                await one.engine.run(one.work(1))
+
+    play(scene())
+    one.until(lambda: bool(lost))
+    assert len(one.recorder.restarts) == HANGS_IN_A_ROW - 1
+    assert not one.engine.health().ok
+    with pytest.raises(Draining):
+        play(one.engine.run(one.work(2)))
+
+
+def test_hangs_between_which_something_was_computed_are_no_lost_device(bench, play) -> None:
+    lost: list[bool] = []
+    one = bench(on_lost=lambda: lost.append(True), hang_timeout_s=0.3)
+
+    async def scene() -> None:
+        for number in range(HANGS_IN_A_ROW + 1):
+            assert (await one.engine.run(one.work(number))).value == [number * 2]
+            one.backbone.gate.clear()
+            with pytest.raises(EngineDown):
+                await one.engine.run(one.work(100))
+            one.open()
+
+    play(scene())
+    assert not lost
+    assert play(one.engine.run(one.work(7))).value == [14]
 
 
 def test_an_idle_thread_does_not_count_as_hung(play) -> None:
