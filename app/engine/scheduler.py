@@ -161,6 +161,7 @@ class Engine:
                 self._replace(thread, "The device thread died.", lost=thread.lost)
             elif silent_s > self.settings.hang_timeout_s:
                 self._hangs_in_a_row = 1 if thread.batches else self._hangs_in_a_row + 1
+                self._renew()
                 self._replace(thread, self._hang(silent_s), lost=self._hangs_in_a_row >= HANGS_IN_A_ROW)
             self._queue.expire()
 
@@ -184,6 +185,13 @@ class Engine:
         self._thread = successor
         self._down = ""
         successor.start()
+
+    def _renew(self) -> None:
+        for one in self._executors.values():
+            try:
+                one.renew()
+            except Exception:
+                _logger.exception("an executor could not let go of what hung")
 
     def _hang(self, silent_s: float) -> str:
         return f"The device thread has shown no life for {silent_s:.1f} s."

@@ -129,5 +129,8 @@ class Executor(ABC):
     def _forward(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None = None) -> Features:
         """Embed so many rows at once; where they are packed, what stands at the places and no more."""
 
+    def renew(self) -> None:  # noqa: B027 - most hold nothing of whoever runs them
+        """Let go of what a thread that hung in a forward still uses; another is about to run this."""
+
     def _free_memory(self) -> None:  # noqa: B027 - most have nothing to give back
         """Give cached memory back to the device, for the next try."""

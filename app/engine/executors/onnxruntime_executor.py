@@ -1,7 +1,7 @@
 """Runs a backbone with ONNX Runtime, on the CPU."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -10,6 +10,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from app.core.episode import Features
+from app.engine.executors._lane import Lane
 from app.engine.executors._streams import StreamsExecutor, Wait
 
 _FATAL = 4
@@ -28,13 +29,18 @@ class OnnxRuntimeExecutor(StreamsExecutor):
         if self.streams > 1:
             # One for all streams: who runs it computes.
             self._narrow = _session(exported, 1)
-            self._threads = [ThreadPoolExecutor(1, f"imprint-stream-{stream}") for stream in range(self.streams)]
+        self.renew()
+
+    def renew(self) -> None:
+        """Threads of its own for each stream; those that hang keep theirs."""
+        lanes = self.streams if self.streams > 1 else 0
+        self._lanes: list[Lane[Features]] = [Lane("imprint-stream") for _ in range(lanes)]
 
     def _together(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Features:
         return self._run(self._session, rows, places)
 
     def _begin(self, stream: int, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Wait:
-        return self._threads[stream].submit(self._run, self._narrow, rows, places).result
+        return self._lanes[stream].begin(partial(self._run, self._narrow, rows, places))
 
     def _run(self, session: Any, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Features:
         inputs = [one.numpy() for one in (rows, places) if one is not None]

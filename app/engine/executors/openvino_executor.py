@@ -46,9 +46,13 @@ class OpenVinoExecutor(StreamsExecutor):
         }
         each = [options] if self.streams == 1 else [options, options | {"NUM_STREAMS": self.streams}]
         # The models read their weights from that memory and hold no reference themselves.
-        (whole, *streams), self._memory = _models(self._library, exported, each)
-        self._request = whole.create_infer_request()
-        self._requests = [one.create_infer_request() for one in streams for _ in range(self.streams)]
+        (self._whole, *self._parted), self._memory = _models(self._library, exported, each)
+        self.renew()
+
+    def renew(self) -> None:
+        """Other requests: one that has not ended refuses to begin again."""
+        self._request = self._whole.create_infer_request()
+        self._requests = [one.create_infer_request() for one in self._parted for _ in range(self.streams)]
 
     def _together(self, rows: Shaped[Tensor, "n ..."], places: Int64[Tensor, " m"] | None) -> Features:
         return self._started(self._request, rows, places)()

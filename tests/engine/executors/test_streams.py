@@ -1,11 +1,21 @@
 """A forward parted among streams: the same answers, and an error in one waits for the others."""
 
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+
 import pytest
 import torch
 
+from app.engine.errors import EngineDown
+from app.engine.executors._lane import Lane
 from app.engine.executors._streams import ROWS_A_STREAM
 from app.engine.executors.check import TOLERANCE, deviation
 from app.engine.executors.choose import COMPILED
+from app.engine.scheduler import Engine
+from app.engine.work import EngineSettings, Work
 
 compiled = pytest.mark.parametrize("executor", list(COMPILED))
 
@@ -78,3 +88,61 @@ def test_an_error_in_one_stream_is_raised_when_all_have_ended(make, draw, thread
     monkeypatch.undo()
     parts = draw("glyph", 9)
     assert deviation(one.embed(parts), make("torch", "glyph").embed(parts)) <= TOLERANCE
+
+
+@compiled
+def test_who_takes_over_from_a_forward_that_hangs_does_not_wait_for_it(
+    make, subjects, draw, threads, executor, monkeypatch
+):
+    one = make(executor, "glyph")
+    hung, release = threading.Event(), threading.Event()
+    begin = type(one)._begin
+
+    def hanging(self, stream, *rest):
+        wait = begin(self, stream, *rest)
+        if stream != 1 or hung.is_set():
+            return wait
+        hung.set()
+        if executor == "onnxruntime":  # what runs on the lane's own thread hangs there
+            return self._lanes[stream].begin(release.wait)
+        return lambda: release.wait() and wait()
+
+    monkeypatch.setattr(type(one), "_begin", hanging)
+    engine = Engine(
+        {"glyph": subjects["glyph"].backbone},
+        device=torch.device("cpu"),
+        settings=EngineSettings(hang_timeout_s=0.5),
+        executors={"glyph": one},
+    )
+    engine.start()
+    inputs = torch.cat(draw("glyph", 9))
+    work = Work("glyph", inputs, lambda features: features)
+    held = [one._request, *one._requests] if executor == "openvino" else one._lanes
+    try:
+        with pytest.raises(EngineDown):
+            asyncio.run(engine.run(work))
+        found = asyncio.run(engine.run(work)).value
+    finally:
+        release.set()
+        engine.stop(20.0)
+    assert hung.is_set()
+    assert deviation(found, make("torch", "glyph").embed([inputs])) <= TOLERANCE
+    now = [one._request, *one._requests] if executor == "openvino" else one._lanes
+    assert not {id(each) for each in held} & {id(each) for each in now}, "none that is still in use"
+
+
+def test_a_call_that_hangs_keeps_no_process_from_its_end():
+    script = "from threading import Event; from app.engine.executors._lane import Lane; Lane('x').begin(Event().wait)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
+def test_the_thread_of_a_lane_ends_with_it():
+    lane = Lane("imprint-one-lane")
+    assert lane.begin(lambda: 7)() == 7
+    with pytest.raises(ZeroDivisionError):
+        lane.begin(lambda: 1 / 0)()
+    (thread,) = [each for each in threading.enumerate() if each.name == "imprint-one-lane"]
+    del lane
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
