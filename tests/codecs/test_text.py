@@ -124,6 +124,23 @@ def test_right_to_left_and_emoji_texts_work(text_codec: TextCodec, text: str) ->
     assert item.sha256 == again.sha256
 
 
+@pytest.mark.parametrize(
+    ("texts", "quick"),
+    [
+        (["my parcel is late"], True),
+        (["a" * 200], True),
+        (["a" * 201], False),
+        (["word " * 30] * 2, False),
+        ([b"hm"], True),
+    ],
+)
+def test_a_sentence_or_two_are_tokenized_where_they_are(
+    text_codec: TextCodec, texts: list[str | bytes], quick: bool
+) -> None:
+    raws = [RawInput("bytes" if isinstance(one, bytes) else "text", one, "/inputs/0") for one in texts]
+    assert text_codec.is_quick(raws) is quick
+
+
 def test_many_threads_share_one_codec(text_codec: TextCodec) -> None:
     raws = [raw("cat " * (at % 12 + 1)) for at in range(400)]
     with ThreadPoolExecutor(8) as pool:
