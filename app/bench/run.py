@@ -23,6 +23,7 @@ from app.bench.report import Result, show, write
 from app.checkpoints.load import scan
 from app.config import Settings
 from app.demo.show import LOG, free_port, start_server, stop, wait_until_ready
+from app.engine.device import resolve_device
 
 ADAPTATIONS: Final = 3
 LEARNER: Final = "protonet"
@@ -215,7 +216,7 @@ class Backbone:
     def _more(self) -> dict[str, str]:
         """What raises the throughput here, where the executor says more than the machine."""
         found = dict(MORE)
-        on_cpu = self._card["modality"] != "vector" and self._settings.device != "cuda"
+        on_cpu = self._card["modality"] != "vector" and resolve_device(self._settings.device).type == "cpu"
         if on_cpu and self._executor == "torch":
             found["backbone"] = "the extra `fast` (faster executors for CPUs), or a faster device"
         return found

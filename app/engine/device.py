@@ -15,8 +15,8 @@ from app.core.heartbeat import beating
 from app.core.threads import name_this_thread
 from app.engine.clock import Clock, CpuClock, Mark, clock_of
 from app.engine.cpu_threads import one_cpu_thread
-from app.engine.errors import DeviceMemoryFull, EngineFailure, NobodyWaits
-from app.engine.executors._base import Executor, is_out_of_memory
+from app.engine.errors import DeviceMemoryFull, EngineFailure, NobodyWaits, is_out_of_memory
+from app.engine.executors._base import Executor
 from app.engine.observer import BatchReport, EngineObserver
 from app.engine.pending import Pending, Slice, deal_out, give_back, side_by_side
 from app.engine.queue import WorkQueue

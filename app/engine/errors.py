@@ -1,8 +1,21 @@
 """How work for the device can fail, beside the families that everyone shares."""
 
-from typing import final
+from typing import Final, final
+
+import torch
 
 from app.core.errors import ImprintError, Unavailable
+
+_NO_MEMORY: Final = (
+    "can't allocate memory",
+    "Failed to allocate memory",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+"""What torch, ONNX Runtime and any C++ say; on a CPU none of them has an exception type of its own. On CUDA it is what
+pinned memory says, and cuBLAS, cuSOLVER and cuDNN of handles and work spaces, which are not from torch's allocator."""
 
 
 @final
@@ -43,3 +56,16 @@ class DeviceMemoryFull(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The device has no memory left for this request; try again, or send less.", retry_after_s=1.0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does this error say that the device, or the machine, ran out of memory?"""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(words in text for words in _NO_MEMORY)
+
+
+def is_of_the_device(error: BaseException) -> bool:
+    """Does this error say something about the device, or its memory, rather than about what it was asked?"""
+    return is_out_of_memory(error) or "CUDA error" in str(error)

@@ -59,7 +59,7 @@ class Engine:
         self.settings = settings or EngineSettings()
         self._backbones = dict(backbones)
         self._observer: EngineObserver = observer or NullObserver()
-        self.states = StateCache(self.settings.state_cache_bytes, self._observer)
+        self.states = StateCache(self.settings.state_cache_bytes, self._observer, device.type)
         batch_examples = self.settings.batch_examples or BATCH_EXAMPLES.get(device.type, BATCH_EXAMPLES["cuda"])
         self._executors: dict[str, Executor] = dict(executors or {})
         enough = {name: one.enough_examples for name, one in self._executors.items() if one.enough_examples}

@@ -16,6 +16,9 @@ from app.engine.observer import CacheEvent, EngineObserver, NullObserver
 
 Load = Callable[[], TaskState]
 
+GRAIN_BYTES = {"cpu": 1, "cuda": 512}
+"""What a tensor takes is a multiple of so many bytes."""
+
 Form: TypeAlias = tuple[tuple[str, torch.Size, torch.dtype], ...]
 """Names, shapes and types of a state's tensors."""
 
@@ -50,11 +53,12 @@ class StateCache:
     A state in use is pinned and stays. One that does not fit beside the pinned ones, or is larger than
     the budget, is served without being kept, so the cached bytes are never over the budget. Loads
     run in a thread, once for all that wait; a failed load is forgotten. `pinned` belongs to one event
-    loop; the rest may be called from any thread.
+    loop; the rest may be called from any thread. `kind` is that of the device on which states are used.
     """
 
-    def __init__(self, budget_bytes: int, observer: EngineObserver | None = None) -> None:
+    def __init__(self, budget_bytes: int, observer: EngineObserver | None = None, kind: str = "cpu") -> None:
         self.budget_bytes = budget_bytes
+        self._grain_bytes = GRAIN_BYTES.get(kind, 1)
         self._observer: EngineObserver = observer or NullObserver()
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._size_bytes = 0
@@ -121,7 +125,7 @@ class StateCache:
             with self._lock:
                 self._unlist(key, entry)
             raise
-        size_bytes = sum(tensor.nbytes for tensor in state.values())
+        size_bytes = sum(-(-tensor.nbytes // self._grain_bytes) * self._grain_bytes for tensor in state.values())
         form = tuple((name, state[name].shape, state[name].dtype) for name in sorted(state))
         with self._lock:
             entry.state, entry.form, entry.size_bytes, entry.loading = state, form, size_bytes, None

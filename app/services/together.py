@@ -13,7 +13,7 @@ import torch
 
 from app.core.episode import Features
 from app.core.errors import ImprintError
-from app.engine.executors._base import is_out_of_memory
+from app.engine.errors import is_out_of_memory
 from app.engine.work import Together
 from app.learners._weights import WeightLearner
 from app.services.builder import AnyLearner

@@ -10,6 +10,7 @@ from app.checkpoints.golden import probe_inputs
 from app.codecs import RawInput
 from app.core.episode import TaskState
 from app.core.errors import ImprintError, Invalid
+from app.engine.errors import is_of_the_device
 from app.learners._base import EmbeddingLearner
 from app.registry.records import NewVersion
 from app.services.builder import AnyLearner
@@ -46,7 +47,10 @@ class Trial:
     way: int
 
     def __call__(self, none: Tensor) -> bool:
-        """Whether every row gets a finite number for every label; false where it cannot be computed at all."""
+        """Whether every row gets a finite number for every label; false where it cannot be computed at all.
+
+        Raises: what is the device's fault and not the state's.
+        """
         try:
             state = {name: tensor.to(none.device) for name, tensor in self.state.items()}
             rows = self.rows.to(none.device)
@@ -55,13 +59,16 @@ class Trial:
             else:
                 logits = twin(self.learner).logits(state, rows)
             return logits.shape == (len(rows), self.way) and bool(logits.isfinite().all())
-        except (RuntimeError, IndexError, KeyError, AttributeError, TypeError, ValueError):
+        except (RuntimeError, IndexError, KeyError, AttributeError, TypeError, ValueError) as error:
+            if is_of_the_device(error):
+                raise
             return False
 
 
 def trial_of(kit: Kit, learner: AnyLearner, version: NewVersion, features: Tensor) -> Trial:
     """The trial of an imported version, on what came with it. Raises: `BadExport`."""
     state = load_state(version.state)
+    _check_labels(state, len(version.labels))
     if isinstance(learner, EmbeddingLearner):
         return Trial(learner, state, features[:MOST_EMBEDDINGS], len(version.labels))
     own = kit.checkpoint.backbone.state_dict()
@@ -70,6 +77,16 @@ def trial_of(kit: Kit, learner: AnyLearner, version: NewVersion, features: Tenso
         if part != name and (part not in own or own[part].shape != tensor.shape):
             raise BadExport(f"The state's {name!r} is none of the weights of {kit.name}.")
     return Trial(learner, state, _inputs(kit, version, features), len(version.labels))
+
+
+def _check_labels(state: TaskState, way: int) -> None:
+    """Labels in a state are places in a tensor. One outside of it is an error on a CPU, and on CUDA the end of the
+    whole process's device: so it is looked for before. Raises: `BadExport`."""
+    labels = state.get("labels")
+    if labels is None or not labels.numel():
+        return
+    if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < way:
+        raise BadExport(f"The state's labels must be whole numbers from 0 to {way - 1}.")
 
 
 def check_trace(state: TaskState) -> None:

@@ -7,6 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+from app.services.trial import Trial
+
 HEADERS = {"content-type": "application/vnd.safetensors"}
 
 
@@ -135,6 +137,21 @@ def test_tasks_of_every_backbone_move(client, image, b64, backbone):
     moved = client.post("/v1/tasks/import", content=data, headers=HEADERS)
     assert moved.status_code == 201, moved.text
     assert exported(client, moved.json()) == data
+
+
+@pytest.mark.parametrize("bad", [3, -1, 2**40, 0.0])
+def test_labels_that_point_outside_of_the_classes_are_refused_before_anything_is_computed(
+    client, vectors, tmp_path, monkeypatch, bad
+):
+    body = {"backbone": "vector-identity", "learner": "matching", "support": vectors("abc")}
+    tensors, document = _opened(exported(client, client.post("/v1/tasks", json=body).json()), tmp_path)
+    (name,) = [one for one in tensors if one.endswith("labels")]
+    tensors[name] = torch.tensor([*tensors[name].tolist()[:-1], bad])
+    content = save(tensors, {"imprint": json.dumps(document)})
+    monkeypatch.setattr(Trial, "__call__", lambda *_: pytest.fail("it was tried"))
+    response = client.post("/v1/tasks/import", content=content, headers=HEADERS)
+    assert (response.status_code, response.json()["code"]) == (422, "bad-export")
+    assert "labels must be whole numbers from 0 to 2" in response.json()["detail"]
 
 
 def test_embeddings_of_another_size_than_the_backbones_are_refused(client, task, tmp_path):

@@ -124,6 +124,18 @@ def test_every_event_is_observed_with_the_bytes_held(bench, play) -> None:
     assert max(size_bytes for _, size_bytes in recorder.cache) <= 80
 
 
+@pytest.mark.parametrize(("kind", "held"), [("cpu", 40 + 4), ("cuda", 1024)])
+def test_bytes_are_counted_as_the_device_gives_them_out(play, kind, held) -> None:
+    cache = StateCache(2000, kind=kind)
+
+    async def scene() -> None:
+        async with cache.pinned("a", lambda: {"w": torch.zeros(10), "b": torch.zeros(1)}):
+            assert cache.size_bytes == held
+
+    play(scene())
+    assert cache.size_bytes == held
+
+
 kinds = st.sampled_from(["enter", "leave", "discard", "fail"])
 steps = st.lists(st.tuples(kinds, st.integers(0, 5), st.integers(0, 30)), max_size=40)
 

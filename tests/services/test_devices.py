@@ -4,6 +4,7 @@ Each test runs on the CPU too, so that what is written here for CUDA is code tha
 """
 
 import asyncio
+import gc
 import threading
 from functools import partial
 
@@ -17,7 +18,7 @@ from app.checkpoints.golden import probe_inputs
 from app.checkpoints.load import Checkpoint, load_all
 from app.config import Settings
 from app.core.episode import Support
-from app.engine.clock import CpuClock, CudaClock, clock_of
+from app.engine.clock import CudaClock, clock_of
 from app.engine.executors.torch_executor import TorchExecutor
 from app.engine.scheduler import Engine
 from app.engine.state_cache import StateCache
@@ -130,8 +131,9 @@ def test_adaptations_side_by_side_are_those_of_the_cpu_one_by_one(name):
 @on_each_device
 def test_the_states_on_a_device_never_take_more_than_the_budget(name):
     device, budget, size = torch.device(name), 10 * MIB, MIB
-    cache = StateCache(budget)
+    cache = StateCache(budget, kind=name)
     if name == "cuda":
+        gc.collect()  # what other tests left behind must not go meanwhile
         torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated() if name == "cuda" else 0
 
@@ -217,11 +219,13 @@ async def until(condition):
 @on_each_device
 def test_a_batch_of_many_tasks_waits_for_its_device_once(name, no_waits, monkeypatch):
     device, loaded, waits = torch.device(name), _checkpoint("glyph-conv4-protonet"), []
-    kind = CudaClock if name == "cuda" else CpuClock
-    settle = kind.settle
-    monkeypatch.setattr(
-        kind, "settle", lambda clock: (waits.append(bool(getattr(clock, "_waiting", True))), settle(clock))[1]
-    )
+    settle = CudaClock.settle
+
+    def counted(clock: CudaClock) -> None:
+        waits.extend(clock._waiting[-1:])
+        settle(clock)
+
+    monkeypatch.setattr(CudaClock, "settle", counted)
     engine = Engine({"glyph": loaded.backbone}, device=device)
     engine.start()
     support = _support(loaded.backbone)
@@ -260,4 +264,5 @@ def test_a_batch_of_many_tasks_waits_for_its_device_once(name, no_waits, monkeyp
         torch.testing.assert_close(one, found[0], rtol=0, atol=TOLERANCE[name])
         assert one.device.type == "cpu"
     assert engine.health().restarts == 0
-    assert len(waits) == 3, "once a batch: the first, the one that was held, and the twelve in one"
+    # On CUDA once a batch: the first, the one that was held, and the twelve in one.
+    assert len(waits) == (3 if name == "cuda" else 0)

@@ -178,4 +178,5 @@ def test_the_same_seed_changes_images_on_a_gpu_as_on_the_cpu(photos: Tensor, how
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     here, there = (augment(photos.to(device), how, _seeded(1)).cpu().int() for device in ("cpu", "cuda"))
-    assert int((here - there).abs().max()) <= 1
+    # One where a number is rounded the other way; up to 1.4 cubed times that, and one, where colours change later.
+    assert int((here - there).abs().max()) <= (4 if how is EVERYTHING else 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from app.backbones._base import Backbone
 from app.core.episode import Features
 from app.engine.copies import to_device
-from app.engine.errors import DeviceMemoryFull
+from app.engine.errors import DeviceMemoryFull, is_out_of_memory
 from app.engine.executors._rows import cat_padded, join, lengths_of, micro_batches, places_of, trimmed
 
 TOKENS = {"cpu": 2_048, "cuda": 65_536}
@@ -21,20 +21,9 @@ START_TOKENS = {"cpu": 24, "cuda": 4_096}
 """Positions whose computation takes as long as a forward takes to begin. Seen on a CPU: 23 to 40, whatever runs it, and
 little depends on it (decision records 13 and 16); estimated on CUDA."""
 
-_NO_MEMORY = ("can't allocate memory", "Failed to allocate memory", "std::bad_alloc")
-"""What torch, ONNX Runtime and any C++ say; on a CPU none of them has an exception type of its own."""
-
 
 def no_beat() -> None:
     """For callers without a heartbeat."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Does this error say that the device, or the machine, ran out of memory?"""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return any(words in text for words in _NO_MEMORY)
 
 
 class Executor(ABC):
