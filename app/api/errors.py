@@ -71,6 +71,14 @@ def request_id_of(request: Request) -> str:
     return str(request.scope.get("request_id", ""))
 
 
+def shown(error: Exception) -> ImprintError:
+    """What the client is told of an error; one that is the server's is logged."""
+    told = error if isinstance(error, ImprintError) else None
+    if told is None or status_of(told) == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request failed", exc_info=error)
+    return told or ImprintError("The server failed to answer; its log has the details.")
+
+
 def from_validation(found: Sequence[ErrorDetails], prefix: str = "") -> ImprintError:
     """Pydantic's findings as one of ours, with a pointer each."""
     faults = [Fault(prefix + _pointer(one["loc"]), _sentence(one), one["type"].replace("_", "-")) for one in found[:20]]
@@ -105,10 +113,7 @@ def install(app: FastAPI) -> None:
 
 
 def _on_imprint_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ImprintError)  # noqa: S101
-    if status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request failed", code=error.code, exc_info=error)
-    return problem(request, error)
+    return problem(request, shown(error))
 
 
 def _on_validation_error(request: Request, error: Exception) -> Response:

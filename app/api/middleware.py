@@ -12,10 +12,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import logs
-from app.api.errors import problem, status_of
+from app.api.errors import problem, shown
 from app.api.headers import KEY, SentHeaders
 from app.api.metrics import Metrics
-from app.core.errors import ImprintError, TooLarge, Unavailable
+from app.core.errors import TooLarge, Unavailable
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 QUIET = {"/livez", "/readyz", "/metrics"}
@@ -93,7 +93,7 @@ class RequestMiddleware:
             if status:  # the answer has begun: nothing sensible can follow it
                 raise
             # No name of this frame may keep the error: its traceback holds the frame, and with it the body.
-            await problem(Request(scope), _shown(error))(scope, receive, send_with_id)
+            await problem(Request(scope), shown(error))(scope, receive, send_with_id)
         finally:
             self._note(scope, status, time.perf_counter() - started)
             logs.REQUEST_ID.reset(served)
@@ -109,14 +109,6 @@ class RequestMiddleware:
             "request_id": scope["request_id"],
         }
         logs.request(fields, quiet=route in QUIET)
-
-
-def _shown(error: Exception) -> ImprintError:
-    """What the client is told of an error; one that is the server's is logged."""
-    told = error if isinstance(error, ImprintError) else None
-    if told is None or status_of(told) == HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request failed", exc_info=error)
-    return told or ImprintError("The server failed to answer; its log has the details.")
 
 
 @final

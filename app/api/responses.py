@@ -1,7 +1,7 @@
 """Answers as JSON, without building a model where none is needed."""
 
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Final, final
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -10,7 +10,8 @@ from pydantic_core import to_json
 from app.services import Services
 from app.services.call import Timing
 
-SMALL_ITEMS = 16
+SMALL_SCORES: Final = 250
+"""An answer that lists so many is written where it is: that takes less than the way to a thread."""
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -36,13 +37,15 @@ class _Json(Response):
         ]
 
 
-async def large_json(
-    services: Services, content: object, headers: Mapping[str, str], items: int = SMALL_ITEMS
+async def scores_json(
+    services: Services, content: Callable[[], object], headers: Mapping[str, str], scores: int
 ) -> Response:
-    """A JSON response that may be large: then it is written in a thread, so that the event loop goes on."""
-    if items < SMALL_ITEMS:
-        return json_response(content, headers=headers)
-    return await services.workers.decode(json_response, content, headers=headers)
+    """A JSON response that lists so many scores: where they are many, in a thread, so that the event loop goes on."""
+
+    def written() -> Response:
+        return json_response(content(), headers=headers)
+
+    return written() if scores <= SMALL_SCORES else await services.workers.decode(written)
 
 
 def not_modified(request: Request, etag: str, **headers: str) -> Response | None:

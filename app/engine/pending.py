@@ -77,7 +77,7 @@ class Pending:
     def outcome(self, value: object) -> Outcome[Any]:
         """A result with the seconds that it took until now."""
         queue_s = max(0.0, time.monotonic() - self.queued_at_s - self.device_s)
-        return Outcome(value, queue_s, self.device_s)
+        return Outcome(value, queue_s, self.device_s, self.cost)
 
     def succeed(self, outcome: Outcome[Any]) -> None:
         """Hand the result to the caller."""

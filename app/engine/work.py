@@ -66,11 +66,12 @@ class Work(Generic[T]):
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
     """A head's result. `device_s` is spent in this work's forwards (shared with its batch-mates) and
-    its head, `queue_s` is all the rest of its stay in the engine."""
+    its head, `queue_s` is all the rest of its stay in the engine. `examples` is what the work cost."""
 
     value: T
     queue_s: float
     device_s: float
+    examples: int
 
 
 @dataclass(frozen=True)

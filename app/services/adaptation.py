@@ -86,7 +86,7 @@ class Adaptation:
             together=self._side_by_side.of(head) if isinstance(head, AdaptWeightsHead) else None,
         )
         recalled = self._embeddings.recall(kit, () if heavy else support.new)
-        adapted = call.timing.add(await self._engine.run(recalled.shortened(work)))
+        adapted = call.timing.add(await self._engine.run(await recalled.shortened(work, self._workers)))
         call.timing.head_s += adapted.head_s
         return adapted, recalled
 

@@ -55,10 +55,13 @@ class Admission:
         self._let_in(self._lane(backbone), task, 1)
 
     @contextmanager
-    def admitted(self, backbone: str, task: str | None, examples: int) -> Iterator[None]:
+    def admitted(
+        self, backbone: str, task: str | None, examples: int, computed: Callable[[], int] | None = None
+    ) -> Iterator[None]:
         """Count a request's examples as long as the block lasts. Raises `Busy`, and then counts nothing.
 
-        Without a `task` the request stands for itself.
+        Without a `task` the request stands for itself. `computed` says afterwards how many of the examples the device
+        computed, where that may be fewer: what needs no forward says nothing about how fast forwards are.
         """
         lane, cost = self._lane(backbone), max(1, examples)
         key: Hashable = object() if task is None else task
@@ -68,7 +71,7 @@ class Admission:
         done = 0
         try:
             yield
-            done = cost
+            done = cost if computed is None else min(cost, computed())
         finally:
             lane.remove(key, cost, done, self._clock())
             self._observer.on_waiting(backbone, lane.examples)

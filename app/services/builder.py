@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any, TypeAlias, final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from app import learners
 from app.checkpoints.load import Checkpoint
+from app.engine.errors import DeviceMemoryFull, is_out_of_memory
 from app.learners._base import Learner
 
 AnyLearner: TypeAlias = Learner[Any]
@@ -57,13 +59,20 @@ class LearnerBuilder:
             for learner, weights in checkpoint.learner_weights.items()
         }
         self._cached = lru_cache(maxsize=MOST_BUILT)(self._build)
+        self._building = Lock()
 
     def build(self, checkpoint: str, learner: str, settings: Mapping[str, object]) -> Built:
-        """The learner in evaluation mode, on the device.
+        """The learner in evaluation mode, on the device. The first time takes a while; all that ask meanwhile wait.
 
-        Raises: `LacksOwnWeights`; `UnknownName`, `InvalidSetting` as `learners.build`.
+        Raises: `LacksOwnWeights`; `UnknownName`, `InvalidSetting` as `learners.build`; `DeviceMemoryFull`.
         """
-        return self._cached(checkpoint, learner, json.dumps(dict(settings), sort_keys=True))
+        try:
+            with self._building:
+                return self._cached(checkpoint, learner, json.dumps(dict(settings), sort_keys=True))
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise DeviceMemoryFull from error
+            raise
 
     def unused(self, checkpoint: str, learner: str, built: Built) -> list[str]:
         """Names of the learner's stored weights that it does not have with these settings."""

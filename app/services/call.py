@@ -21,6 +21,8 @@ class Timing:
     queue_s: float = 0.0
     device_s: float = 0.0
     head_s: float = 0.0
+    examples: int = 0
+    """What was computed: less than was asked for, where embeddings were known."""
     started_s: float = field(default_factory=time.perf_counter)
 
     def begin(self) -> None:
@@ -31,12 +33,17 @@ class Timing:
         """Take over an outcome's seconds and give its value."""
         self.queue_s += outcome.queue_s
         self.device_s += outcome.device_s
+        self.examples += outcome.examples
         return outcome.value
 
     def cover(self, other: "Timing") -> None:
         """Take over the longest stay at each place of calls that ran side by side."""
         for place in ("decode_s", "load_s", "queue_s", "device_s"):
             setattr(self, place, max(getattr(self, place), getattr(other, place)))
+
+    def computed(self) -> int:
+        """Examples that were computed until now."""
+        return self.examples
 
     @contextmanager
     def measure(self, place: Literal["decode_s", "load_s"]) -> Iterator[None]:

@@ -104,14 +104,18 @@ class Catalogue:
 
     def bound(self, task: TaskRecord) -> tuple[Kit, AnyLearner]:
         """The checkpoint and the learner that a task's active version was adapted with. Raises as `bound_to`."""
-        key, version = (task.id, task.active_version), task.version
-        found = self._bound.get(key)
+        found = self.remembered(task)
         if found is None:
+            version = task.version
             found = self.bound_to(task.backbone, version.learner, version.learner_settings, version.backbone_sha256)
             if len(self._bound) >= MOST_BOUND:
                 self._bound.clear()
-            self._bound[key] = found
+            self._bound[task.id, task.active_version] = found
         return found
+
+    def remembered(self, task: TaskRecord) -> tuple[Kit, AnyLearner] | None:
+        """What `bound` gives, where it gave it before."""
+        return self._bound.get((task.id, task.active_version))
 
     def bound_to(
         self, backbone: str, learner: str, settled: Mapping[str, object], sha256: str

@@ -16,6 +16,7 @@ from app.codecs import DecodedExample
 from app.core.episode import Features
 from app.engine.work import Head, Work
 from app.services.catalogue import Kit
+from app.services.workers import Workers
 
 T = TypeVar("T")
 
@@ -24,6 +25,10 @@ Row: TypeAlias = NDArray[np.float32]
 
 _BESIDES_BYTES: Final = 512
 """What an entry takes beside its numbers: the key, the array, its place in the table."""
+
+
+_SMALL_BYTES: Final = 256 * 1024
+"""So much is copied where it is: that takes less than the way to a thread."""
 
 
 @runtime_checkable
@@ -97,10 +102,15 @@ class Recalled:
         self._keys = keys
         self._known = known
 
-    def shortened(self, work: Work[T]) -> Work[T]:
+    async def shortened(self, work: Work[T], workers: Workers) -> Work[T]:
         """The work without the rows that are known; its head gets the embeddings of all."""
         if not self._known:
             return work
+        if work.inputs.nbytes <= _SMALL_BYTES:
+            return self._shortened(work)
+        return await workers.decode(self._shortened, work)
+
+    def _shortened(self, work: Work[T]) -> Work[T]:
         rows = torch.tensor([row for row in range(len(work.inputs)) if row not in self._known], dtype=torch.int64)
         head = _Completed(work.head, len(work.inputs), rows, self._known)
         return replace(work, inputs=work.inputs[rows], head=head)

@@ -61,6 +61,11 @@ class Answer:
     predictions: tuple[Prediction, ...]
     truncated: tuple[int, ...]
 
+    @property
+    def listed(self) -> int:
+        """How many scores it lists."""
+        return _listed(self.predictions)
+
 
 @dataclass(frozen=True)
 class Classified:
@@ -71,6 +76,11 @@ class Classified:
     support: SupportSet
     predictions: tuple[Prediction, ...]
     truncated: tuple[int, ...]
+
+    @property
+    def listed(self) -> int:
+        """How many scores it lists."""
+        return _listed(self.predictions)
 
 
 @final
@@ -98,9 +108,12 @@ class PredictService:
         self._embeddings = embeddings
 
     async def bound(self, task_id: str) -> Bound:
-        """A task as it is now. Raises `TaskNotFound`, `TaskDeleted`, and as `Catalogue.bound`."""
+        """A task as it is now. Raises `TaskNotFound`, `TaskDeleted`, `DeviceMemoryFull`, and as `Catalogue.bound`."""
         task = self._directory.known(task_id) or await self._directory.task(task_id)
-        return Bound(task, *self._catalogue.bound(task))
+        found = self._catalogue.remembered(task)
+        if found is None:  # to build a learner, and bring its weights to the device, takes a while
+            found = await self._workers.store(self._catalogue.bound, task)
+        return Bound(task, *found)
 
     async def predict(
         self, bound: Bound, raws: Sequence[RawInput], call: Call, *, top_k: int, record: bool = False
@@ -138,7 +151,8 @@ class PredictService:
         """Adapt, predict and forget, in one pass over the backbone."""
         self._check_count(raws)
         kit = self._catalogue.kit(recipe.backbone)
-        with self._admission.admitted(kit.name, None, len(support_raws) + len(raws)):
+        examples = len(support_raws) + len(raws)
+        with self._admission.admitted(kit.name, None, examples, call.timing.computed):
             return await self._classify(kit, recipe, support_raws, raws, call, top_k=top_k)
 
     async def _classify(
@@ -164,7 +178,7 @@ class PredictService:
         decoded, inputs = await self._decode(kit, raws, call, dim, before)
         work = classifying(kit, candidates, support, inputs, call)
         recalled = self._embeddings.recall(kit, () if heavy else support.new)
-        adapted, scores = call.timing.add(await self._engine.run(recalled.shortened(work)))
+        adapted, scores = call.timing.add(await self._engine.run(await recalled.shortened(work, self._workers)))
         await self._workers.decode(recalled.remember, adapted.new_features)
         call.timing.head_s += adapted.head_s
         predictions = await self._read_off(scores, support.labels, top_k)
@@ -207,7 +221,8 @@ class PredictService:
 
         started_s = time.perf_counter()
         try:
-            return decode() if kit.codec.is_quick(raws) else await self._workers.decode_for(task, decode)
+            quick = not before and kit.codec.is_quick(raws)
+            return decode() if quick else await self._workers.decode_for(task, decode)
         finally:
             call.timing.decode_s += time.perf_counter() - started_s
 
@@ -251,6 +266,10 @@ def check_scores(scores: int, limits: Limits, pointer: str) -> None:
             f"The answer would list {scores} scores; the limit is {limits.scores}. Lower top_k, or send less.",
             pointer=pointer,
         )
+
+
+def _listed(predictions: Sequence[Prediction]) -> int:
+    return len(predictions) * len(predictions[0].scores)
 
 
 def _truncated(decoded: Sequence[DecodedInput]) -> tuple[int, ...]:

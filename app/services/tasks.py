@@ -61,7 +61,7 @@ class TaskService:
 
         # In a thread, as to build a learner for the first time takes a while.
         choosable = partial(self._catalogue.candidates, kit, recipe.learner, recipe.learner_settings)
-        with self._admission.admitted(kit.name, None, len(raws)):
+        with self._admission.admitted(kit.name, None, len(raws), call.timing.computed):
             with call.timing.measure("decode_s"):
                 candidates, support = await fresh_in_pieces(self._workers, kit.codec, raws, self._limits, choosable)
             version = await self._adaptation.version(
@@ -137,7 +137,7 @@ class TaskService:
             kit, candidates = await self._workers.decode(self._bound, record)
             known = await self._known(record)
             read = self._reader(candidates, known)
-            with self._admission.admitted(kit.name, task_id, len(raws)):
+            with self._admission.admitted(kit.name, task_id, len(raws), call.timing.computed):
                 with call.timing.measure("decode_s"):
                     dim = record.version.dim if kit.checkpoint.card.dim is None else None
                     codec = kit.codec.expecting(dim)

@@ -3,6 +3,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.services.admission import Lane
+
 SERVED = {"protonet": {}, "ridge": {}, "logistic": {}}
 
 
@@ -43,6 +45,25 @@ def test_a_set_that_is_posted_twice_runs_the_backbone_once(glyph_client, glyphs)
     assert embedded(client) == 9
     assert events(client) == {"hit": 9, "miss": 9, "evict": 0}
     assert scores(client, second, queries) == scores(client, first, queries)
+
+
+def test_what_is_known_counts_as_let_in_but_not_as_computed(glyph_client, glyphs, monkeypatch):
+    client, seen, remove = glyph_client(SERVED), [], Lane.remove
+
+    def noted(lane, key, cost, done, now_s):
+        seen.append((cost, done))
+        remove(lane, key, cost, done, now_s)
+
+    monkeypatch.setattr(Lane, "remove", noted)
+    support = glyphs("abc", shot=3)
+    for _ in range(2):
+        task = created(client, support)
+    assert seen == [(9, 9), (9, 1)], "a head by itself is work, too"
+    added = client.post(f"/v1/tasks/{task}/examples", json={"support": support})
+    assert added.json()["version"] == 1
+    body = {"backbone": "glyphs", "learner": "ridge", "support": support, "inputs": glyphs("a", seed=2)["a"]}
+    assert client.post("/v1/classify", json=body).status_code == 200
+    assert seen[2:] == [(9, 0), (11, 2)]
 
 
 def test_another_learner_and_other_labels_find_the_same_embeddings(glyph_client, glyphs):

@@ -1,6 +1,7 @@
 """How much may wait: by a backbone's seen throughput, fairly among tasks, with nothing left counted."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -65,6 +66,18 @@ def fill(held: ExitStack, admission: Admission, task: str | None, most: int = 10
         except Busy:
             return number
     return most
+
+
+@pytest.mark.parametrize(("computed", "room"), [(lambda: 0, 200), (lambda: 100, 200), (None, 1400)])
+def test_only_what_was_computed_says_how_fast_the_backbone_is(
+    admission: Admission, clock: Clock, computed: Callable[[], int] | None, room: int
+) -> None:
+    with admission.admitted("a", "before", ENOUGH):
+        for _ in range(4):
+            with admission.admitted("a", "one", 1000, computed):
+                clock.now_s += 1.0
+    with ExitStack() as held:
+        assert fill(held, admission, "one") == pytest.approx(room, rel=0.2)
 
 
 def test_so_many_seconds_of_work_may_wait(admission: Admission, seen: Seen) -> None:

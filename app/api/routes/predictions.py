@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -10,7 +12,7 @@ from app.api.deps import CallDep, MetricsDep, ServicesDep, attended
 from app.api.errors import from_single, problem_fields, request_id_of
 from app.api.idempotency import once
 from app.api.openapi import accepts
-from app.api.responses import json_response, large_json, not_modified, server_timing
+from app.api.responses import json_response, not_modified, scores_json, server_timing
 from app.api.routes.tasks import Cursor, Limit
 from app.api.schemas.inputs import raw_input, raw_support
 from app.api.schemas.predictions import (
@@ -73,10 +75,10 @@ async def predict(
             raws = await inputs_of(request, modality, services)
         answer = await services.predict.predict(bound, raws, call, top_k=options.top_k, record=options.record)
         metrics.predicted(bound.kit.name, bound.task.version.learner, len(raws))
-        body, headers = answer_json(answer, call.timing.milliseconds()), server_timing(call.timing)
+        body, headers = partial(answer_json, answer, call.timing.milliseconds()), server_timing(call.timing)
         if options.record:  # what is stored is answered: nothing may come between
-            return json_response(body, headers=headers)
-        return await large_json(services, body, headers, len(raws))
+            return json_response(body(), headers=headers)
+        return await scores_json(services, body, headers, answer.listed)
 
     return await once(request, services, call, work)
 
@@ -120,21 +122,21 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
 
     listed = 0
 
-    async def one(index: int, item: ManyItemIn) -> dict[str, object]:
+    async def one(index: int, item: ManyItemIn) -> Callable[[], dict[str, object]]:
         own = Call(call.deadline_s, admitted=True)
         try:
             raw = item.raw(f"/items/{index}")
             bound = await services.predict.bound(item.task)
             answer = await services.predict.predict(bound, [raw], own, top_k=item.top_k)
             nonlocal listed
-            listed += len(answer.predictions[0].scores)
+            listed += answer.listed
             check_scores(listed, services.limits, f"/items/{index}/top_k")
         except ImprintError as error:
             fields = problem_fields(error, request.url.path, request_id_of(request))
-            return {"index": index, "task": item.task, "problem": fields}
+            return lambda: {"index": index, "task": item.task, "problem": fields}
         call.timing.cover(own.timing)
         metrics.predicted(answer.task.backbone, answer.task.version.learner, 1)
-        return item_json(index, answer)
+        return partial(item_json, index, answer)
 
     async def work() -> Response:
         given = await json_of(request, ManyIn, services)
@@ -143,8 +145,11 @@ async def predict_many(request: Request, services: ServicesDep, metrics: Metrics
             raise TooLarge(detail, pointer="/items")
         async with services.predict.many([item.task for item in given.items]):
             items = await asyncio.gather(*(one(index, item) for index, item in enumerate(given.items)))
-        body = {"items": items, "timing": call.timing.milliseconds()}
-        return await large_json(services, body, server_timing(call.timing))
+        timing = call.timing.milliseconds()
+        # A problem is as much to write as an answer.
+        written = max(listed, len(items))
+        body = lambda: {"items": [make() for make in items], "timing": timing}  # noqa: E731
+        return await scores_json(services, body, server_timing(call.timing), written)
 
     return await attended(request, call, work)
 
@@ -163,8 +168,8 @@ async def classify(request: Request, services: ServicesDep, metrics: MetricsDep,
         raws = [raw_input(one, modality, f"/inputs/{index}") for index, one in enumerate(given.inputs)]
         done = await services.predict.classify(given.recipe(), support, raws, call, top_k=given.top_k)
         metrics.predicted(kit.name, done.adapted.candidate.name, len(raws))
-        body = classified_json(kit.name, done, call.timing.milliseconds())
-        return await large_json(services, body, server_timing(call.timing))
+        body = partial(classified_json, kit.name, done, call.timing.milliseconds())
+        return await scores_json(services, body, server_timing(call.timing), done.listed)
 
     return await attended(request, call, work)
 
