@@ -6,7 +6,7 @@ head without a body.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,66 +15,60 @@ AT_ONCE_BYTES: Final = 64 * 1024
 
 
 @final
-class JoinedWrites(asyncio.Transport):
-    """A transport that passes on together what was written in one pass of the event loop."""
+class JoinedWrites:
+    """A transport that passes on together what was written in one pass of the event loop; all else is that transport's.
+
+    It is one by what it does: neither this nor uvloop's is an `asyncio.Transport` by its type.
+    """
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        """`transport` is one by what it does: uvloop's is no `asyncio.Transport` by its type."""
-        super().__init__()
         self._transport = transport
         self._loop = loop
         self._pieces: list[Any] = []
         self._size_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
     def write(self, data: Any) -> None:
         """Take bytes; they leave when the event loop comes round, or as soon as they are many."""
         if not data:
             return
         if not self._pieces:
-            self._loop.call_soon(self._pass_on)
+            self._loop.call_soon(self.pass_on)
         self._pieces.append(data)
         self._size_bytes += len(data)
         if self._size_bytes >= AT_ONCE_BYTES:
-            self._pass_on()
+            self.pass_on()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         """`write` for each."""
         for data in list_of_data:
             self.write(data)
 
+    def pass_on(self) -> None:
+        """Let go of what was written until now."""
+        pieces, self._pieces, self._size_bytes = self._pieces, [], 0
+        if pieces and not self._transport.is_closing():
+            self._transport.writelines(pieces)
+
+    def write_eof(self) -> None:
+        """Write no more, after what was written."""
+        self.pass_on()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Close, after what was written."""
-        self._pass_on()
+        self.pass_on()
         self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._transport.abort()
 
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
         return bool(self._transport.is_closing())
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What is known of the connection."""
-        return self._transport.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        """Take nothing from the client."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Take from the client again."""
-        self._transport.resume_reading()
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Pass on to another what comes."""
-        self._transport.set_protocol(protocol)
-
-    def _pass_on(self) -> None:
-        pieces, self._pieces, self._size_bytes = self._pieces, [], 0
-        if pieces and not self._transport.is_closing():
-            self._transport.writelines(pieces)
+    def get_write_buffer_size(self) -> int:
+        """Bytes that have not left."""
+        return self._size_bytes + int(self._transport.get_write_buffer_size())
 
 
 class Protocol(HttpToolsProtocol):
@@ -82,4 +76,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """The connection is there."""
-        super().connection_made(JoinedWrites(transport, self.loop))
+        self._joined = JoinedWrites(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._joined))
+
+    def eof_received(self) -> None:
+        """The client writes no more, whereupon the event loop closes: an answer that was made must leave before."""
+        self._joined.pass_on()
+        super().eof_received()

@@ -26,6 +26,15 @@ class Recorder(asyncio.Transport):
     def writelines(self, list_of_data: Any) -> None:
         self.writes.append(b"".join(list_of_data))
 
+    def write_eof(self) -> None:
+        self.writes.append(b"(end)")
+
+    def get_write_buffer_size(self) -> int:
+        return 100
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return "of the transport's own"
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -70,6 +79,20 @@ def test_what_was_written_before_the_end_leaves_before_it():
 
 def test_nothing_is_written_to_a_connection_that_has_gone():
     assert written(b"head", gone=True) == ([], [])
+
+
+def test_whoever_writes_no_more_has_written_all():
+    came = Recorder()
+
+    async def write() -> None:
+        joined = JoinedWrites(came, asyncio.get_running_loop())
+        joined.write(b"all")
+        assert joined.get_write_buffer_size() == 3 + 100
+        joined.write_eof()
+        assert joined.get_extra_info("peername") == "of the transport's own"
+
+    asyncio.run(write())
+    assert came.writes == [b"all", b"(end)"]
 
 
 async def answers(scope: Any, receive: Any, send: Any) -> None:
@@ -135,6 +158,29 @@ def test_a_stream_comes_in_its_order(port):
     body = ask(port, "/stream").partition(b"\r\n\r\n")[2]
     chunks = b"".join(f"3e8\r\n{str(index) * 1000}\r\n".encode() for index in range(PIECES))
     assert body == chunks + b"0\r\n\r\n"
+
+
+def test_who_says_at_once_that_no_more_will_come_is_answered(port):
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"GET /text HTTP/1.1\r\nhost: here\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            came = bytearray()
+            while piece := connection.recv(1 << 16):
+                came += piece
+        assert came.endswith(b"\r\n\r\ntext")
+
+
+def test_a_client_that_reads_slowly_gets_all(port):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /large HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+        came = 0
+        while piece := connection.recv(1 << 16):
+            came += len(piece)
+    assert came > 5_000_000
 
 
 def test_requests_sent_together_are_answered_in_turn(port):
