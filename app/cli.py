@@ -73,6 +73,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here asks who the client is
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
     )
     server = uvicorn.Server(config)

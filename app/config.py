@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     )
     deadline_s: float = Field(120.0, gt=0, description="Seconds a request may take when it sends no X-Deadline-Ms.")
     drain_timeout_s: float = Field(20.0, ge=0, description="Seconds that running work gets to finish at shutdown.")
+    keep_alive_s: int = Field(
+        75,
+        ge=1,
+        description="Seconds that a connection may be idle. Longer than a proxy in front keeps its own: who sends on a "
+        "connection that the server is just closing gets no answer.",
+    )
     log_format: Literal["json", "console"] = Field("json", description="Structured JSON lines, or lines for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     limits: Limits = Field(Limits(), description="Limits on what a request may hold; see GET /v1/limits.")

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, cast, final
 
@@ -26,23 +27,24 @@ class Tally:
         self.lateness_s: list[float] = []
         self.asked = 0
         self.answered = 0
-        self.lost = 0
+        self.lost: Counter[str] = Counter()
+        """By what ended the connection."""
         self.quiet = asyncio.Event()
         """Set while no request waits for its answer."""
 
     @property
     def waiting(self) -> int:
         """Requests that may still be answered."""
-        return self.asked - self.answered - self.lost
+        return self.asked - self.answered - self.lost.total()
 
     def ask(self) -> None:
         """One request."""
         self.asked += 1
         self.quiet.clear()
 
-    def lose(self) -> None:
+    def lose(self, why: str) -> None:
         """One that gets no answer any more."""
-        self.lost += 1
+        self.lost[why] += 1
         self._look()
 
     def add(self, stream: str, status: str, due_s: float, now_s: float, retry_after: bool) -> None:
@@ -62,7 +64,7 @@ class Tally:
             for stream, statuses in self._found.items()
         }
         late_ms = 1000 * percentile(self.lateness_s, 0.99) if self.lateness_s else 0.0
-        return Outcome(seconds, late_ms, self.lost, self.waiting, streams)
+        return Outcome(seconds, late_ms, dict(self.lost), self.waiting, streams)
 
 
 def _answers(found: Sequence[tuple[float, float, bool]], since_s: float, until_s: float) -> Answers:
@@ -120,12 +122,12 @@ class Connection(asyncio.Protocol):
             self._transport = None
         self._idle(self)
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         """Count a request that gets no answer any more; `idle` is told of it, too."""
         self._transport = None
         if self._request is not None:
             self._request = None
-            self._tally.lose()
+            self._tally.lose(type(error).__name__ if error else "closed by the server")
             self._idle(self)
 
     @property

@@ -149,8 +149,8 @@ class Lines:
     async def _by_a_new_one(self, request: Request) -> None:
         try:
             connection = await connect(self._port, self.tally, self._free.append)
-        except OSError:
-            self.tally.lose()
+        except OSError as error:
+            self.tally.lose(f"{type(error).__name__} on connecting")
             return
         self._all.add(connection)
         connection.send(request)

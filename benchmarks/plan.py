@@ -1,5 +1,6 @@
 """What a load generator is asked for, and what it answers. Apart, because the generator loads nothing large."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -57,8 +58,8 @@ class Outcome:
     """That count; of a loop with a total, from the first request to the last answer."""
     late_p99_ms: float
     """How late an open loop was to send: its own fault, and a part of the latencies."""
-    lost: int
-    """Connections that ended without an answer."""
+    lost: Mapping[str, int]
+    """Connections that ended without an answer, by what ended them."""
     unanswered: int
     streams: Mapping[str, Mapping[str, Answers]] = field(default_factory=dict)
     """By stream, then by status."""
@@ -77,7 +78,14 @@ class Outcome:
     def failed(self) -> int:
         """Answers that are no success, and connections that were lost."""
         bad = (one.count for statuses in self.streams.values() for code, one in statuses.items() if code[0] != "2")
-        return sum(bad) + self.lost
+        return sum(bad) + sum(self.lost.values())
+
+    def failures(self) -> Counter[str]:
+        """Those that failed, by status or by what ended the connection."""
+        found = Counter(self.lost)
+        for statuses in self.streams.values():
+            found.update({code: one.count for code, one in statuses.items() if code[0] != "2"})
+        return found
 
     def rate(self, status: int = 200, stream: str = "") -> float:
         """Answers a second."""

@@ -60,4 +60,5 @@ def outcome_of(said: dict[str, Any]) -> Outcome:
     answers = Answers(good, good, said["p50_us"] / 1000, said["p99_us"] / 1000, said["most_us"] / 1000, 0)
     bad = Answers(said["bad"], said["bad"], 0.0, 0.0, 0.0, 0)
     statuses = {"200": answers} | ({"400": bad} if said["bad"] else {})
-    return Outcome(said["duration_us"] / 1e6, 0.0, said["lost"], 0, {"": statuses})
+    lost = {"lost": said["lost"]} if said["lost"] else {}
+    return Outcome(said["duration_us"] / 1e6, 0.0, lost, 0, {"": statuses})

@@ -7,6 +7,7 @@ the p99 of the answers: so long did those wait that should have been told to go 
 """
 
 import time
+from collections import Counter
 from typing import Final
 
 from benchmarks.generator import Generator
@@ -56,7 +57,8 @@ def rows_of(peaks: list[float], found: list[Outcome], memory: list[tuple[float, 
     sizes = "; ".join("/".join(f"{size / MIB:.0f}" for size in one) for one in memory)
     grown = [last / middle for _, middle, last in memory]
     refusals = sum(one.of(status).count for one in found for status in REFUSALS)
-    other = sum(one.failed for one in found) - refusals
+    failures = sum((one.failures() for one in found), Counter())
+    other = {why: count for why, count in failures.items() if why not in {str(status) for status in REFUSALS}}
     return [
         median_row(
             "8 refusals under overload, p99",
@@ -75,7 +77,14 @@ def rows_of(peaks: list[float], found: list[Outcome], memory: list[tuple[float, 
             note=f"answers took up to (p99) {served} s",
         ),
         median_row("8 memory, last third over middle third", grown, "times", GOAL_MEMORY, "lower", f"MiB {sizes}"),
-        Row("  other failures", other, "", 0, "lower"),
+        Row(
+            "  other failures",
+            sum(other.values()),
+            "",
+            0,
+            "lower",
+            note=", ".join(f"{count} {why}" for why, count in sorted(other.items())),
+        ),
     ]
 
 

@@ -134,8 +134,10 @@ def test_a_process_that_fails_is_an_error() -> None:
 
 
 def test_overload_is_judged_by_refusals_goodput_and_memory() -> None:
-    first = Outcome(10.0, 3.0, 0, 7, {"": {"200": answers(900, 900.0), "429": answers(50, 20.0, 50)}})
-    second = Outcome(10.0, 5.0, 1, 0, {"": {"200": answers(400, 900.0), "503": answers(10, 80.0, 5)}})
+    first = Outcome(10.0, 3.0, {}, 7, {"": {"200": answers(900, 900.0), "429": answers(50, 20.0, 50)}})
+    second = Outcome(
+        10.0, 5.0, {"closed by the server": 1}, 0, {"": {"200": answers(400, 900.0), "503": answers(10, 80.0, 5)}}
+    )
     memory = [(100, 200, 220), (100, 300, 300)]
 
     rows = by_name(overload.rows_of([100.0, 100.0], [first, second], memory))
@@ -145,11 +147,11 @@ def test_overload_is_judged_by_refusals_goodput_and_memory() -> None:
     assert rows["8   of them with Retry-After"].value == 0.75
     assert rows["8 goodput over peak"].value == pytest.approx(0.65)
     assert rows["8 memory, last third over middle third"].value == pytest.approx(1.05)
-    assert rows["other failures"].value == 1
+    assert (rows["other failures"].value, rows["other failures"].note) == (1, "1 closed by the server")
 
 
 def test_where_nothing_is_refused_the_answers_are_what_callers_wait_for() -> None:
-    silent = Outcome(10.0, 3.0, 0, 0, {"": {"200": answers(900, 9_000.0)}})
+    silent = Outcome(10.0, 3.0, {}, 0, {"": {"200": answers(900, 9_000.0)}})
 
     rows = by_name(overload.rows_of([100.0], [silent], [(1, 1, 1)]))
 
@@ -160,12 +162,12 @@ def test_where_nothing_is_refused_the_answers_are_what_callers_wait_for() -> Non
 
 
 def test_fairness_is_judged_by_the_others() -> None:
-    even = [Outcome(10.0, 0.0, 0, 0, {"others": {"200": answers(100, 30.0)}, "loud": {"200": answers(10, 30.0)}})]
+    even = [Outcome(10.0, 0.0, {}, 0, {"others": {"200": answers(100, 30.0)}, "loud": {"200": answers(10, 30.0)}})]
     loud = [
         Outcome(
             10.0,
             0.0,
-            0,
+            {},
             0,
             {"others": {"200": answers(100, 45.0)}, "loud": {"200": answers(90, 900.0), "429": answers(4, 1.0, 4)}},
         )

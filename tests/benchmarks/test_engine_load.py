@@ -155,7 +155,8 @@ def test_refusals_are_told_apart_and_their_header_is_seen(server: Noting, genera
 def test_a_connection_that_ends_without_an_answer_is_lost(server: Noting, generator: Generator) -> None:
     outcome = generator.run(plan(server, Stream(["/gone"], clients=2), total=4))
 
-    assert (outcome.lost, outcome.finished, outcome.failed) == (2, 0, 2)
+    assert (outcome.lost, outcome.finished, outcome.failed) == ({"closed by the server": 2}, 0, 2)
+    assert outcome.failures() == outcome.lost
 
 
 def test_an_open_loop_sends_by_its_schedule_alone(server: Noting, generator: Generator) -> None:
@@ -167,7 +168,8 @@ def test_an_open_loop_sends_by_its_schedule_alone(server: Noting, generator: Gen
     scheduled = [name for _, name, _ in Requests([b""]).schedule(wanted)]
     assert outcome.of(200, "one").count == scheduled.count("one") > 20
     assert outcome.of(429, "other").count == scheduled.count("other") > 5
-    assert outcome.unanswered == outcome.lost == 0
+    assert (outcome.unanswered, outcome.lost) == (0, {})
+    assert outcome.failures() == {"429": scheduled.count("other")}
 
 
 def test_an_open_loop_does_not_wait_for_answers(server: Noting, generator: Generator) -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from app.demo.show import LOG
 
@@ -178,6 +179,23 @@ def test_the_doctor_finds_this_machine_fit(tmp_path):
     assert "BAD" not in done.stdout
     for part in ("device", "text-minilm", "SQLite", "disk"):
         assert part in done.stdout
+
+
+@pytest.mark.parametrize(("settings", "stays"), [({}, True), ({"keep_alive_s": "1"}, False)], ids=["75 s", "1 s"])
+def test_an_idle_connection_is_kept_as_long_as_the_settings_say(serve, settings, stays):
+    url = httpx.URL(serve(**settings).url)
+    with socket.create_connection((url.host, url.port), timeout=20) as connection:
+
+        def asked() -> bytes:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+            return connection.recv(1 << 16)
+
+        assert asked().startswith(b"HTTP/1.1 200")
+        if stays:
+            time.sleep(6)  # uvicorn by itself would keep it for 5 s
+            assert asked().startswith(b"HTTP/1.1 200")
+        else:
+            assert connection.recv(1) == b"", "closed by the server"
 
 
 def test_logs_are_json_lines_with_the_request_id(serve, tmp_path):
