@@ -1,5 +1,6 @@
 """What can be asked for: the loaded checkpoints, their codecs, and the learners they serve."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, final
@@ -36,6 +37,9 @@ class WayNotAllowed(Invalid):
 
 MOST_BOUND: Final = 20_000
 """Versions whose checkpoint and learner are remembered."""
+
+MOST_ALIKE: Final = 256
+"""Learners that are remembered by what they are made of."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Catalogue:
         self._kits = {name: Kit(one, codec_for(one, limits)) for name, one in self.checkpoints.items()}
         self._bound: dict[tuple[str, int], tuple[Kit, AnyLearner]] = {}
         """Of versions, which never change; nor does what is loaded here."""
+        self._alike: dict[str, tuple[Kit, AnyLearner]] = {}
+        """By all that these are made of."""
         self._builder = LearnerBuilder(self.checkpoints, device or torch.device("cpu"))
         for kit in self._kits.values():
             for learner in kit.checkpoint.card.learners:
@@ -104,18 +110,24 @@ class Catalogue:
 
     def bound(self, task: TaskRecord) -> tuple[Kit, AnyLearner]:
         """The checkpoint and the learner that a task's active version was adapted with. Raises as `bound_to`."""
-        found = self.remembered(task)
-        if found is None:
-            version = task.version
-            found = self.bound_to(task.backbone, version.learner, version.learner_settings, version.backbone_sha256)
-            if len(self._bound) >= MOST_BOUND:
-                self._bound.clear()
-            self._bound[task.id, task.active_version] = found
+        version = task.version
+        found = self.bound_to(task.backbone, version.learner, version.learner_settings, version.backbone_sha256)
+        if len(self._alike) >= MOST_ALIKE:
+            self._alike.clear()
+        self._alike[_makings(task)] = found
         return found
 
     def remembered(self, task: TaskRecord) -> tuple[Kit, AnyLearner] | None:
-        """What `bound` gives, where it gave it before."""
-        return self._bound.get((task.id, task.active_version))
+        """What `bound` gives, where it gave it before, for this version or for one that was made alike."""
+        key = (task.id, task.active_version)
+        found = self._bound.get(key)
+        if found is None:
+            found = self._alike.get(_makings(task))
+            if found is not None:
+                if len(self._bound) >= MOST_BOUND:
+                    self._bound.clear()
+                self._bound[key] = found
+        return found
 
     def bound_to(
         self, backbone: str, learner: str, settled: Mapping[str, object], sha256: str
@@ -244,6 +256,11 @@ class Catalogue:
         least, most = kit.way(built.learner)
         if least > most:
             raise BadCard(f"{wrong}the learner serves {built.learner.ways} labels, the card {kit.checkpoint.card.way}.")
+
+
+def _makings(task: TaskRecord) -> str:
+    version = task.version
+    return json.dumps([task.backbone, version.backbone_sha256, version.learner, version.learner_settings])
 
 
 def _settled(kit: Kit, learner: str, settings: Mapping[str, object]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from app.config import Settings
 from app.main import create_app
 from app.services import embedding_cache
 from app.services.builder import LearnerBuilder
+from app.services.catalogue import Catalogue
 from app.services.embedding_cache import Recalled
 
 
@@ -93,11 +94,14 @@ def test_a_learner_is_built_once_and_in_a_thread_when_its_first_task_is_asked_af
     settings = {"temperature": 3.0}  # other than the card's, whose learners are built at the start
     body = {"backbone": "vector-identity", "learner": "protonet", "learner_settings": settings, "support": vectors()}
     with TestClient(create_app(Settings(data_dir=tmp_path, device="cpu", backbones="vector-identity"))) as before:
-        tasks = [before.post("/v1/tasks", json=body).json()["id"] for _ in range(3)]
+        tasks = [before.post("/v1/tasks", json=body).json()["id"] for _ in range(4)]
     threads = loop_of(LearnerBuilder, "_build")
     after = small_client()
     threads.clear()
-    items = [{"task": task, "vector": vectors()["a"][0]} for task in tasks]
+    items = [{"task": task, "vector": vectors()["a"][0]} for task in tasks[:3]]
     found = after.post("/v1/predict", json={"items": items}).json()["items"]
     assert [one["prediction"]["label"] for one in found] == ["a"] * 3
     assert beside(threads) == [True], "one build for all that ask for it at the same time"
+    threads = loop_of(Catalogue, "bound")
+    assert after.post(f"/v1/tasks/{tasks[3]}/predict", json={"inputs": vectors()["b"]}).status_code == 200
+    assert threads == [], "it is made as the others are"
