@@ -91,6 +91,14 @@ class Registry:
         with self._database.read() as session:
             return tasks.get_task(session, task_id)
 
+    def task_and_state(self, task_id: str) -> tuple[TaskRecord, bytes | None]:
+        """Read a task and its active version's state, as far as that is in the database: `None` for one in a blob.
+
+        Raises: as `task`.
+        """
+        with self._database.read() as session:
+            return tasks.get_task_and_state(session, task_id)
+
     def tasks(
         self, cursor: str | None = None, limit: int = 50, label: str | None = None, name: str | None = None
     ) -> Page[TaskRecord]:

@@ -27,12 +27,24 @@ _ACTIVE: Final = (
 """Made once: to put a statement together takes longer than to run it."""
 
 
+_WITH_STATE: Final = _ACTIVE.add_columns(VersionTable.state)
+
+
 def get_task(session: Session, task_id: str) -> TaskRecord:
     """Read a live task with its active version, in one statement. Raises `TaskNotFound`, `TaskDeleted`."""
-    row = session.execute(_ACTIVE, {"task_id": task_id}).one_or_none()
-    if row is None:
+    task, version = session.execute(_ACTIVE, {"task_id": task_id}).one_or_none() or (None, None)
+    return _live_record(task_id, task, version)
+
+
+def get_task_and_state(session: Session, task_id: str) -> tuple[TaskRecord, bytes | None]:
+    """The same with the active version's state, which is `None` where it lies in a blob; in one statement, too."""
+    task, version, state = session.execute(_WITH_STATE, {"task_id": task_id}).one_or_none() or (None, None, None)
+    return _live_record(task_id, task, version), state
+
+
+def _live_record(task_id: str, task: TaskTable | None, version: VersionTable | None) -> TaskRecord:
+    if task is None or version is None:
         raise TaskNotFound(task_id)
-    task, version = row
     if task.deleted_at is not None:
         raise TaskDeleted(task_id)
     return _task_record(task, version)

@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, final
+from typing import TypeAlias, TypeVar, final
 from weakref import WeakValueDictionary
 
 from app.registry.records import NewTask, NewVersion, TaskRecord
@@ -12,6 +12,9 @@ from app.registry.repository import Registry
 from app.services.workers import Workers
 
 T = TypeVar("T")
+
+Reading: TypeAlias = tuple[str, int, bool]
+"""Of a task, after so many changes, with its state or without."""
 
 
 @final
@@ -28,21 +31,20 @@ class Directory:
         self._size = size
         self._records: OrderedDict[str, TaskRecord] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._readings: dict[tuple[str, int], asyncio.Task[TaskRecord]] = {}
+        self._readings: dict[Reading, asyncio.Task[tuple[TaskRecord, bytes | None]]] = {}
         self._changes = 0
 
     async def task(self, task_id: str) -> TaskRecord:
         """The task and its active version. Raises `TaskNotFound`, `TaskDeleted`."""
+        return self.known(task_id) or (await self._once(task_id, with_state=False))[0]
+
+    async def task_and_state(self, task_id: str) -> tuple[TaskRecord, bytes | None]:
+        """The same; where that takes a query, it brings the active version's state along, if that is in the database.
+
+        For who is going to ask for the state next, and hardly finds it remembered where the task is not.
+        """
         record = self.known(task_id)
-        if record is not None:
-            return record
-        # Read once for all that wait, except for those that came after a change: what is being read may be older.
-        key = (task_id, self._changes)
-        reading = self._readings.get(key)
-        if reading is None:
-            reading = self._readings[key] = asyncio.ensure_future(self._read(*key))
-            reading.add_done_callback(partial(self._read_off, key))
-        return await asyncio.shield(reading)
+        return await self._once(task_id, with_state=True) if record is None else (record, None)
 
     def known(self, task_id: str) -> TaskRecord | None:
         """The task, if it can be told without a query."""
@@ -51,11 +53,26 @@ class Directory:
             self._records.move_to_end(task_id)
         return record
 
-    async def _read(self, task_id: str, changes: int) -> TaskRecord:
-        record = await self._workers.store(self._registry.task, task_id)
-        return self._keep(record) if changes == self._changes else record
+    async def _once(self, task_id: str, *, with_state: bool) -> tuple[TaskRecord, bytes | None]:
+        """Read once for all that wait, except for those that came after a change: what is being read may be older."""
+        key = (task_id, self._changes, with_state)
+        reading = self._readings.get(key)
+        if reading is None:
+            reading = self._readings[key] = asyncio.ensure_future(self._read(*key))
+            reading.add_done_callback(partial(self._read_off, key))
+        return await asyncio.shield(reading)
 
-    def _read_off(self, key: tuple[str, int], reading: asyncio.Task[TaskRecord]) -> None:
+    async def _read(self, task_id: str, changes: int, with_state: bool) -> tuple[TaskRecord, bytes | None]:
+        state = None
+        if with_state:
+            record, state = await self._workers.store(self._registry.task_and_state, task_id)
+        else:
+            record = await self._workers.store(self._registry.task, task_id)
+        if changes == self._changes:
+            self._keep(record)
+        return record, state
+
+    def _read_off(self, key: Reading, reading: asyncio.Task[tuple[TaskRecord, bytes | None]]) -> None:
         del self._readings[key]
         if not reading.cancelled():
             reading.exception()  # looked at, so that asyncio does not warn where every waiter has gone

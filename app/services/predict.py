@@ -51,6 +51,8 @@ class Bound:
     task: TaskRecord
     kit: Kit
     learner: AnyLearner
+    state: bytes | None = None
+    """That of the active version, where it was read along."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,13 @@ class PredictService:
 
     async def bound(self, task_id: str) -> Bound:
         """A task as it is now. Raises `TaskNotFound`, `TaskDeleted`, `DeviceMemoryFull`, and as `Catalogue.bound`."""
-        task = self._directory.known(task_id) or await self._directory.task(task_id)
+        task, state = self._directory.known(task_id), None
+        if task is None:
+            task, state = await self._directory.task_and_state(task_id)
         found = self._catalogue.remembered(task)
         if found is None:  # to build a learner, and bring its weights to the device, takes a while
             found = await self._workers.store(self._catalogue.bound, task)
-        return Bound(task, *found)
+        return Bound(task, *found, state)
 
     async def predict(
         self, bound: Bound, raws: Sequence[RawInput], call: Call, *, top_k: int, record: bool = False
@@ -125,7 +129,7 @@ class PredictService:
         with nullcontext() if call.admitted else self._admission.admitted(kit.name, task.id, len(raws)):
             decoded, inputs = await self._decode(kit, raws, call, dim, task=task.id)
             check_scores(len(raws) * min(top_k, len(labels)), self._limits, "/top_k")
-            scores = await self._scores(task, bound.learner, inputs, call)
+            scores = await self._scores(bound, inputs, call)
         predictions = await self._read_off(scores, labels, top_k)
         if record:
             predictions = await self._record(task, decoded, predictions)
@@ -226,17 +230,15 @@ class PredictService:
         finally:
             call.timing.decode_s += time.perf_counter() - started_s
 
-    async def _scores(
-        self, task: TaskRecord, learner: AnyLearner, inputs: Tensor, call: Call
-    ) -> Float[Tensor, "q way"]:
-        number = task.active_version
-        load = partial(self._load, task.id, number)
-        async with self._engine.states.pinned((task.id, number), load) as entry:
+    async def _scores(self, bound: Bound, inputs: Tensor, call: Call) -> Float[Tensor, "q way"]:
+        key = (bound.task.id, bound.task.active_version)
+        async with self._engine.states.pinned(key, partial(self._load, *key, bound.state)) as entry:
             call.timing.load_s += entry.load_s
-            return call.timing.add(await self._engine.run(scoring(task, learner, entry, inputs, call)))
+            work = scoring(bound.task, bound.learner, entry, inputs, call)
+            return call.timing.add(await self._engine.run(work))
 
-    def _load(self, task_id: str, number: int) -> dict[str, Tensor]:
-        return dict(load_state(self._registry.load_state(task_id, number)))
+    def _load(self, task_id: str, number: int, state: bytes | None) -> dict[str, Tensor]:
+        return dict(load_state(self._registry.load_state(task_id, number) if state is None else state))
 
     async def _record(
         self, task: TaskRecord, decoded: Sequence[DecodedInput], predictions: tuple[Prediction, ...]

@@ -7,8 +7,11 @@ from functools import partial
 from typing import final
 
 import pytest
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
+from app.config import Settings
+from app.main import create_app
 from app.registry.errors import TaskNotFound
 from app.registry.records import TaskRecord
 from app.services.directory import Directory
@@ -116,3 +119,30 @@ def test_who_asks_after_a_change_does_not_get_what_was_read_before(directory, re
         return (await before).name, (await after).name, directory.known(task["id"]).name, changed.name
 
     assert asyncio.run(scene()) == (None, "new", "new", "new")
+
+
+def test_the_first_prediction_of_a_task_takes_one_query_and_the_later_ones_none(small_client, vectors, tmp_path):
+    body = {"backbone": "vector-identity", "learner": "protonet", "support": vectors()}
+    with TestClient(create_app(Settings(data_dir=tmp_path, device="cpu", backbones="vector-identity"))) as before:
+        task = before.post("/v1/tasks", json=body).json()["id"]
+        query = {"inputs": vectors(seed=3)["b"]}
+        wanted = before.post(f"/v1/tasks/{task}/predict", json=query).json()["predictions"]
+    client, asked = small_client(), []
+    database = client.app.state.services.registry._database.engine
+    event.listen(database, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    for _ in range(2):
+        found = client.post(f"/v1/tasks/{task}/predict", json=query).json()["predictions"]
+        assert found == wanted
+    assert len([one for one in asked if one.startswith("SELECT")]) == 1
+
+
+def test_a_state_that_lies_in_a_blob_is_read_from_there(small_client, vectors, tmp_path, monkeypatch):
+    for module in ("contents", "versions"):
+        monkeypatch.setattr(f"app.registry.{module}.INLINE_STATE_BYTES", 10)
+    body = {"backbone": "vector-identity", "learner": "protonet", "support": vectors()}
+    with TestClient(create_app(Settings(data_dir=tmp_path, device="cpu", backbones="vector-identity"))) as before:
+        task = before.post("/v1/tasks", json=body).json()["id"]
+    client = small_client()
+    assert client.app.state.services.registry.task_and_state(task)[1] is None
+    found = client.post(f"/v1/tasks/{task}/predict", json={"inputs": vectors(seed=3)["b"]}).json()["predictions"]
+    assert {one["label"] for one in found} == {"b"}
