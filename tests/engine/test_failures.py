@@ -184,7 +184,7 @@ def test_a_forward_that_hangs_is_not_gone_on_with_when_it_comes_back(bench, play
 
 def test_a_device_on_which_one_thread_after_the_other_hangs_is_lost(bench, play) -> None:
     lost: list[bool] = []
-    one = bench(on_lost=lambda: lost.append(True), hang_timeout_s=0.3)
+    one = bench(on_lost=lambda: lost.append(True), hang_timeout_s=1.0)
 
     async def scene() -> None:
         one.backbone.gate.clear()
@@ -203,7 +203,7 @@ def test_a_device_on_which_one_thread_after_the_other_hangs_is_lost(bench, play)
 
 def test_hangs_between_which_something_was_computed_are_no_lost_device(bench, play) -> None:
     lost: list[bool] = []
-    one = bench(on_lost=lambda: lost.append(True), hang_timeout_s=0.3)
+    one = bench(on_lost=lambda: lost.append(True), hang_timeout_s=1.0)
 
     async def scene() -> None:
         for number in range(HANGS_IN_A_ROW + 1):

@@ -111,7 +111,7 @@ def test_who_takes_over_from_a_forward_that_hangs_does_not_wait_for_it(
     engine = Engine(
         {"glyph": subjects["glyph"].backbone},
         device=torch.device("cpu"),
-        settings=EngineSettings(hang_timeout_s=0.5),
+        settings=EngineSettings(hang_timeout_s=2.0),
         executors={"glyph": one},
     )
     engine.start()
