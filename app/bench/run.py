@@ -150,7 +150,7 @@ class Backbone:
             busy=busy,
             record=record,
             record_busy=record_busy,
-            more=self._more(),
+            more=more_of(self._card["modality"], self._executor, resolve_device(self._settings.device).type),
             clients=self._options.clients,
         )
 
@@ -213,13 +213,13 @@ class Backbone:
             _idle(before, after, outcome.seconds),
         )
 
-    def _more(self) -> dict[str, str]:
-        """What raises the throughput here, where the executor says more than the machine."""
-        found = dict(MORE)
-        on_cpu = self._card["modality"] != "vector" and resolve_device(self._settings.device).type == "cpu"
-        if on_cpu and self._executor == "torch":
-            found["backbone"] = "the extra `fast` (faster executors for CPUs), or a faster device"
-        return found
+
+def more_of(modality: str, executor: str, device: str) -> dict[str, str]:
+    """What raises the throughput on a device of this type, where the executor says more than the machine."""
+    found = dict(MORE)
+    if device == "cpu" and executor == "torch" and modality != "vector":
+        found["backbone"] = "the extra `fast` (faster executors for CPUs), or a faster device"
+    return found
 
 
 def _idle(before: usage.Counted, after: usage.Counted, seconds: float) -> float | None:

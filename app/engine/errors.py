@@ -67,5 +67,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_of_the_device(error: BaseException) -> bool:
-    """Does this error say something about the device, or its memory, rather than about what it was asked?"""
+    """Does this error say something about the device, or its memory, rather than about what it was asked?
+
+    By its words: older versions of torch have no `torch.AcceleratorError`, and newer ones say the same in it.
+    """
     return is_out_of_memory(error) or "CUDA error" in str(error)

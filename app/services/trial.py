@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -28,6 +29,9 @@ MOST_STEPS: Final = 100_000
 """Numbers that the trace of an imported state may hold."""
 
 _BACKBONE: Final = "backbone."
+
+_OF_LABELS: Final = {"shots": 1, "means": 2, "variances": 2}
+"""What the labels of a state are places in, with its axes: a row for each label of the version."""
 
 
 class BadExport(Invalid):
@@ -68,7 +72,7 @@ class Trial:
 def trial_of(kit: Kit, learner: AnyLearner, version: NewVersion, features: Tensor) -> Trial:
     """The trial of an imported version, on what came with it. Raises: `BadExport`."""
     state = load_state(version.state)
-    _check_labels(state, len(version.labels))
+    check_labels(state, len(version.labels))
     if isinstance(learner, EmbeddingLearner):
         return Trial(learner, state, features[:MOST_EMBEDDINGS], len(version.labels))
     own = kit.checkpoint.backbone.state_dict()
@@ -79,14 +83,20 @@ def trial_of(kit: Kit, learner: AnyLearner, version: NewVersion, features: Tenso
     return Trial(learner, state, _inputs(kit, version, features), len(version.labels))
 
 
-def _check_labels(state: TaskState, way: int) -> None:
-    """Labels in a state are places in a tensor. One outside of it is an error on a CPU, and on CUDA the end of the
-    whole process's device: so it is looked for before. Raises: `BadExport`."""
+def check_labels(state: TaskState, way: int) -> None:
+    """Labels in a state are places in other tensors of it. One outside of them is an error on a CPU, and on CUDA the
+    end of the whole process's device: so both are looked at before. Raises: `BadExport`."""
     labels = state.get("labels")
-    if labels is None or not labels.numel():
+    if labels is None:
         return
-    if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < way:
-        raise BadExport(f"The state's labels must be whole numbers from 0 to {way - 1}.")
+    # Of other types some cannot even be compared, and none is what a learner stores.
+    whole = labels.dtype == torch.int64 and labels.ndim == 1
+    if not whole or (labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < way):
+        raise BadExport(f"The state's labels must be whole numbers from 0 to {way - 1}, as int64.")
+    for name, axes in _OF_LABELS.items():
+        rows = state.get(name)
+        if rows is not None and (rows.ndim != axes or len(rows) != way):
+            raise BadExport(f"The state's {name} must have a row for each of the {way} labels.")
 
 
 def check_trace(state: TaskState) -> None:

@@ -139,19 +139,30 @@ def test_tasks_of_every_backbone_move(client, image, b64, backbone):
     assert exported(client, moved.json()) == data
 
 
-@pytest.mark.parametrize("bad", [3, -1, 2**40, 0.0])
-def test_labels_that_point_outside_of_the_classes_are_refused_before_anything_is_computed(
-    client, vectors, tmp_path, monkeypatch, bad
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("labels", lambda one: one + 1, "labels must be whole numbers from 0 to 2"),
+        ("labels", lambda one: one - 1, "labels must be whole numbers from 0 to 2"),
+        ("labels", lambda one: one + 2**40, "labels must be whole numbers from 0 to 2"),
+        ("labels", lambda one: one.float(), "labels must be whole numbers from 0 to 2"),
+        ("labels", lambda one: one.to(torch.uint16), "labels must be whole numbers from 0 to 2"),
+        ("labels", lambda one: one[None], "labels must be whole numbers from 0 to 2"),
+        ("shots", lambda one: one[:2], "shots must have a row for each of the 3 labels"),
+        ("shots", lambda one: one[:, None], "shots must have a row for each of the 3 labels"),
+    ],
+)
+def test_labels_that_point_outside_of_what_they_are_places_in_are_refused_before_anything_is_computed(
+    client, vectors, tmp_path, monkeypatch, name, change, said
 ):
     body = {"backbone": "vector-identity", "learner": "matching", "support": vectors("abc")}
     tensors, document = _opened(exported(client, client.post("/v1/tasks", json=body).json()), tmp_path)
-    (name,) = [one for one in tensors if one.endswith("labels")]
-    tensors[name] = torch.tensor([*tensors[name].tolist()[:-1], bad])
+    tensors[f"state.{name}"] = change(tensors[f"state.{name}"]).contiguous()
     content = save(tensors, {"imprint": json.dumps(document)})
     monkeypatch.setattr(Trial, "__call__", lambda *_: pytest.fail("it was tried"))
     response = client.post("/v1/tasks/import", content=content, headers=HEADERS)
     assert (response.status_code, response.json()["code"]) == (422, "bad-export")
-    assert "labels must be whole numbers from 0 to 2" in response.json()["detail"]
+    assert said in response.json()["detail"]
 
 
 def test_embeddings_of_another_size_than_the_backbones_are_refused(client, task, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from app.bench.limits import BOUND, MORE, Busy, Part, binding, verdict
+from app.bench.run import more_of
 
 DEVICE = "the device thread's time"
 QUIET = {"backbone": 0.1, "heads": 0.1, "decode": 0.1, "HTTP": 0.1, "database": 0.1}
@@ -75,6 +76,22 @@ def test_what_else_takes_full_cores_is_said():
 def test_a_system_that_tells_nothing_of_its_cores_is_judged_by_the_device_alone():
     seen = Busy(2.0, 100, [Part("backbone", 1.9, 1, DEVICE), Part("heads", 0.0, 1, DEVICE)], None, 0.1, 4)
     assert verdict(seen) == "the backbone binds (95 % of the device thread's time); for more: a faster device."
+
+
+@pytest.mark.parametrize(
+    ("modality", "executor", "device", "fast"),
+    [
+        ("image", "torch", "cpu", True),
+        ("text", "torch", "cpu", True),
+        ("image", "onnxruntime", "cpu", False),
+        ("vector", "torch", "cpu", False),
+        ("image", "torch", "cuda", False),
+    ],
+)
+def test_faster_executors_are_advised_where_there_are_any(modality, executor, device, fast):
+    advised = more_of(modality, executor, device)
+    assert ("`fast`" in advised["backbone"]) is fast
+    assert {**advised, "backbone": MORE["backbone"]} == MORE
 
 
 def test_milliseconds_a_prediction():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from app.backbones import build
 from app.backbones._base import Backbone
 from app.engine.device import resolve_device
 from app.engine.executors._rows import micro_batches
@@ -167,6 +168,29 @@ def test_the_device_is_named_or_found() -> None:
 def test_asking_for_cuda_without_cuda_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="use auto or cpu"):
         resolve_device("cuda")
+
+
+def test_float32_on_cuda_is_no_tf32(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    # A backbone without weights asks nothing of a device that may not be there.
+    backbone = build("identity", {})
+    TorchExecutor(backbone, CPU)
+    assert torch.backends.cudnn.allow_tf32
+    TorchExecutor(backbone, torch.device("cuda"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_convolutions_on_cuda_keep_all_of_a_float32(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    backbone = build("conv4", {"image_size": 32, "channels": 3}).eval()
+    images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = TorchExecutor(backbone, CPU).embed([images])
+    features = TorchExecutor(backbone, resolve_device("cuda")).embed([images])
+    # TF32 is off by some 1e-3.
+    torch.testing.assert_close(features.cpu(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.gpu

@@ -178,5 +178,17 @@ def test_the_same_seed_changes_images_on_a_gpu_as_on_the_cpu(photos: Tensor, how
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     here, there = (augment(photos.to(device), how, _seeded(1)).cpu().int() for device in ("cpu", "cuda"))
-    # One where a number is rounded the other way; up to 1.4 cubed times that, and one, where colours change later.
+    # One where a number is rounded the other way; where colours change after such a one, what the next test finds.
     assert int((here - there).abs().max()) <= (4 if how is EVERYTHING else 1)
+
+
+def test_a_level_more_or_less_before_the_colours_is_four_after_them_at_most() -> None:
+    # Red goes one way and blue the other: 1.4 * 1.4 * (1.4 - 0.4 * 0.114 + 0.4 * 0.886) levels of blue; and the mean
+    # grey, if all else goes against it, 1.4 * 0.4 more. That is 3.91, and so 4 when rounded.
+    colours = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, erase_share=0.5)
+    images = torch.randint(60, 140, (1, 3000, 3, 12, 10), dtype=torch.uint8, generator=_seeded(0))
+    others = images.clone()
+    others[:, :, :2] -= 1
+    others[:, :, 2] += 1
+    before, after = (augment(one, colours, _seeded(2)).int() for one in (images, others))
+    assert int((before - after).abs().max()) == 4
